@@ -1,0 +1,59 @@
+"""What a kind of source yields: the narrow seam between a source and the snapshot."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import pathspec
+
+from stages.corpus.licenses import License
+from stages.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A text that a source offers; the license gate admits or refuses it.
+
+    Attributes:
+        text: The text; it encodes as UTF-8.
+        origin: Where it is in the source, unique there and the same on every machine.
+        license: What is known of its license.
+    """
+
+    text: str
+    origin: str
+    license: License
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A source that is open for reading.
+
+    Attributes:
+        versions: Exact versions of what is read, by name.
+        candidates: The texts, in the order of file and position in the file; to be iterated once.
+    """
+
+    versions: dict[str, str]
+    candidates: Iterator[Candidate]
+
+
+def select(paths: Iterable[str], include: Iterable[str], exclude: Iterable[str]) -> list[str]:
+    """Return the relative POSIX paths that a pattern of `include` and none of `exclude` matches, sorted."""
+    included = pathspec.PathSpec.from_lines("gitignore", include)
+    excluded = pathspec.PathSpec.from_lines("gitignore", exclude)
+    return sorted(path for path in paths if included.match_file(path) and not excluded.match_file(path))
+
+
+def decode(data: bytes, origin: str, encoding: str = "utf-8") -> str:
+    """Return the text of a file; its line ends stay as they are.
+
+    Raises:
+        UserError: The bytes are not valid in the encoding.
+    """
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"'{origin}' is not valid {encoding} at byte {error.start}. "
+            "Convert it, or add it to the source's `exclude`."
+        ) from None

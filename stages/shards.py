@@ -1,0 +1,90 @@
+"""Tokenise the splits to Megatron's indexed datasets: `python -m stages.shards`.
+
+Reads out/curate/documents/ and out/tokenizer/tokenizer/. Writes to out/shards/:
+
+- tokens/{train,validation,test}/<domain>.{bin,idx}: token ids, each document followed by the end-of-document id
+- tokens/{train,validation,test}/<domain>.parquet: which document is where (`stages.corpus.indexed.SIDECAR`)
+- index.json: the tokenizer's digest, size and end-of-document id; documents, tokens, bytes and files by split
+  and domain. Tokens include the ends of documents.
+- metrics.json: tokens by split and domain
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from stages.errors import UserError
+from stages.files import OUT, output, require, sha256_file, write_json
+from stages.runner import run
+from stages.settings import Settings, load
+
+SPLITS = ("train", "validation", "test")
+
+
+class ShardsSettings(Settings):
+    """Section `shards` of params.yaml."""
+
+    workers: int = Field(gt=0)
+    """Threads that tokenise. The bytes of the result do not depend on them."""
+
+
+def main() -> None:
+    """Tokenise every split and domain."""
+    settings = load("shards", ShardsSettings)
+    os.environ["RAYON_NUM_THREADS"] = str(settings.workers)
+    from stages.corpus import bpe
+    from stages.corpus.documents import shard_paths
+    from stages.corpus.indexed import write_shard
+
+    curated = OUT / "curate" / "documents"
+    documents = {split: _by_domain(shard_paths(curated / split, "curate")) for split in SPLITS}
+    _check_domains(documents)
+    path = require(OUT / "tokenizer" / "tokenizer" / "tokenizer.json", "tokenizer")
+    tokenizer = bpe.load(path)
+    with output("shards") as folder:
+        splits = {
+            split: {
+                domain: write_shard(tokenizer, paths, folder / "tokens" / split / domain)
+                for domain, paths in documents[split].items()
+            }
+            for split in SPLITS
+        }
+        entry = {
+            "sha256": sha256_file(path),
+            "vocab_size": tokenizer.get_vocab_size(),
+            "end_of_document": tokenizer.token_to_id(bpe.END_OF_DOCUMENT),
+        }
+        write_json(folder / "index.json", {"tokenizer": entry, "splits": splits})
+        write_json(folder / "metrics.json", {"tokens": _tokens(splits)})
+    print(f"shards: {sum(sum(domains.values()) for domains in _tokens(splits).values()):,} tokens")
+
+
+def _by_domain(paths: list[Path]) -> dict[str, list[Path]]:
+    """Group `<domain>-<number>.parquet` by domain."""
+    domains: dict[str, list[Path]] = {}
+    for path in paths:
+        domains.setdefault(path.stem.rsplit("-", 1)[0], []).append(path)
+    return domains
+
+
+def _check_domains(documents: dict[str, dict[str, list[Path]]]) -> None:
+    """Check that every domain is in every split, so that what is trained can be validated and tested."""
+    for domain in sorted(set().union(*documents.values())):
+        for split in SPLITS:
+            if domain not in documents[split]:
+                remedy = (
+                    "Lower curate.split.validation and curate.split.test"
+                    if split == "train"
+                    else f"Raise curate.split.{split}"
+                )
+                raise UserError(f"Domain '{domain}' has no document in split '{split}'. {remedy}, or add sources.")
+
+
+def _tokens(splits: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, int]]:
+    return {split: {domain: entry["tokens"] for domain, entry in domains.items()} for split, domains in splits.items()}
+
+
+if __name__ == "__main__":
+    run(__file__, main)

@@ -1,0 +1,65 @@
+"""Take a pinned snapshot of real text: `python -m stages.snapshot`.
+
+Reads the sources that params.yaml names in `snapshot`. Writes to out/snapshot/:
+
+- documents/<source>-<00000>.parquet: the admitted documents (columns of `stages.corpus.documents.Document`)
+- manifest.json: for each source its settings, exact versions, licenses, counts, refusals, digest and shards.
+  The digest is SHA-256 over a line `<sha256 of the text>  <license>  <origin>` for each text in order, whether
+  it was admitted or not; `sha256` of a source in params.yaml pins it.
+- refused.jsonl: every document that the license allow-list kept out, with the reason
+- metrics.json: documents and bytes, admitted and refused
+"""
+
+from pydantic import Field
+
+from stages.corpus.sources import Name, Source
+from stages.files import output, write_json, write_jsonl
+from stages.runner import run
+from stages.settings import Settings, load
+
+
+class LicenseSettings(Settings):
+    """Which documents are admitted."""
+
+    allow: tuple[str, ...] = Field(min_length=1)
+    """SPDX identifiers; a document's expression is evaluated against them."""
+
+
+class SnapshotSettings(Settings):
+    """Section `snapshot` of params.yaml."""
+
+    shard_bytes: int = Field(gt=0)
+    """Text in one Parquet shard at most, in UTF-8 bytes; a document cannot be longer."""
+    licenses: LicenseSettings
+    """The license gate."""
+    sources: dict[Name, Source] = Field(min_length=1)
+    """The sources by name; they are taken in name order."""
+
+
+def main() -> None:
+    """Take every source."""
+    settings = load("snapshot", SnapshotSettings)
+    from stages.corpus.licenses import allow_list
+    from stages.corpus.take import take
+
+    allowed = allow_list(settings.licenses.allow)
+    with output("snapshot") as folder:
+        taken = [
+            take(name, settings.sources[name], allowed, settings.shard_bytes, folder / "documents")
+            for name in sorted(settings.sources)
+        ]
+        manifest = {source.name: source.manifest for source in taken}
+        write_json(folder / "manifest.json", {"sources": manifest})
+        write_jsonl(folder / "refused.jsonl", (row for source in taken for row in source.refused))
+        metrics = {
+            "documents": sum(source["documents"] for source in manifest.values()),
+            "bytes": sum(source["bytes"] for source in manifest.values()),
+            "refused_documents": sum(len(source.refused) for source in taken),
+        }
+        write_json(folder / "metrics.json", metrics)
+    print(f"snapshot: {metrics['documents']:,} documents, {metrics['bytes'] / 1e6:.1f} MB, ", end="")
+    print(f"{metrics['refused_documents']:,} refused by license")
+
+
+if __name__ == "__main__":
+    run(__file__, main)
