@@ -1,0 +1,187 @@
+"""Megatron-Core 0.16.1 on a machine without CUDA or without Transformer Engine.
+
+Megatron-Core asks for `device="cuda"` and `torch.cuda.*` by name all along its training path, and has no CPU
+mode. Where CUDA is absent, `install` gives every `megatron.core` module its own `torch` namespace, a copy whose
+`cuda` is the CPU; torch itself stays as it is for everyone else, but for two methods (`Tensor.type`,
+`Tensor.cuda`) whose results Megatron-Core relies on. On any device without Transformer Engine and Apex it also
+replaces the optimizer, which could not be resumed. It fits this version exactly: keep the version pinned.
+
+Alternatives that were tried and are worse: a TorchFunctionMode (2 to 15 % slower at small sizes), renaming
+privateuse1 (refused by torch), patching torch's own names (breaks torch.compile and every other user of
+torch), rewriting Megatron-Core's source on import (tracebacks show other code than runs).
+"""
+
+import contextlib
+import importlib.abc
+import importlib.machinery
+import sys
+import types
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+_CPU = torch.device("cpu")
+
+
+def install() -> None:
+    """Make `megatron.core` importable and trainable here. Call it before the first import of `megatron.core`."""
+    if "megatron.core" in sys.modules:
+        return
+    warnings.filterwarnings("ignore", module=r"megatron\.core")  # each missing accelerator library warns on its own
+    if not torch.cuda.is_available():
+        sys.meta_path.insert(0, _MegatronFinder(_torch_on_cpu()))
+        _patch_tensor_methods()
+    _use_resumable_adam()
+
+
+class _NullStream(contextlib.nullcontext[None]):
+    """A CUDA stream or event where everything already happens in order."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def __getattr__(self, name: str) -> Callable[..., "_NullStream"]:
+        return lambda *_, **__: self
+
+
+def _namespace(module: types.ModuleType, **changes: Any) -> types.ModuleType:
+    """Return a copy of a module's namespace with some names changed; what the copy lacks comes from the module."""
+    copy = types.ModuleType(module.__name__)
+    copy.__dict__.update(module.__dict__)
+    copy.__dict__.update(changes)
+    copy.__dict__["__getattr__"] = lambda name: getattr(module, name)
+    return copy
+
+
+def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def make(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if str(kwargs.get("device")).startswith("cuda"):
+            kwargs["device"] = _CPU
+        kwargs.pop("pin_memory", None)
+        return factory(*args, **kwargs)
+
+    return make
+
+
+def _torch_on_cpu() -> types.ModuleType:
+    stream = _NullStream()
+    cuda = _namespace(
+        torch.cuda,
+        current_device=lambda: _CPU,
+        synchronize=lambda *_: None,
+        Stream=_NullStream,
+        Event=_NullStream,
+        stream=lambda *_: stream,
+        current_stream=lambda *_: stream,
+        manual_seed=torch.manual_seed,
+        get_rng_state=lambda *_, **__: torch.get_rng_state(),
+    )
+    factories = {name: _on_cpu(getattr(torch, name)) for name in ("tensor", "zeros", "ones", "empty")}
+    return _namespace(torch, cuda=cuda, **factories)
+
+
+class _MegatronFinder(importlib.abc.MetaPathFinder):
+    """Binds the name `torch` of every `megatron.core` module, after it ran, to the CPU namespace."""
+
+    def __init__(self, namespace: types.ModuleType) -> None:
+        self.namespace = namespace
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if not fullname.startswith("megatron.core"):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader.exec_module = self._bind_after(spec.loader.exec_module)  # type: ignore[method-assign]
+        return spec
+
+    def _bind_after(self, execute: Callable[[types.ModuleType], None]) -> Callable[[types.ModuleType], None]:
+        def execute_and_bind(module: types.ModuleType) -> None:
+            execute(module)
+            if module.__dict__.get("torch") is torch:
+                module.__dict__["torch"] = self.namespace
+            if module.__name__ == "megatron.core.jit":
+                module.__dict__["disable_jit_fuser"]()  # it is torch.compile, which needs a C++ compiler at run time
+            if module.__name__ == "megatron.core.tensor_parallel.random":
+                module.__dict__["_get_cuda_rng_state"] = lambda *_, **__: torch.get_rng_state()
+                module.__dict__["_set_cuda_rng_state"] = lambda state, *_, **__: torch.set_rng_state(state)
+
+        return execute_and_bind
+
+
+def _patch_tensor_methods() -> None:
+    tensor_type = torch.Tensor.type
+
+    def type_as_on_cuda(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = tensor_type(self, *args, **kwargs)
+        asked_for_name = not args and not kwargs
+        return result.replace("torch.", "torch.cuda.", 1) if asked_for_name and "cuda" not in result else result
+
+    torch.Tensor.type = type_as_on_cuda  # type: ignore[method-assign, assignment]
+    torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign, assignment]
+
+
+def _use_resumable_adam() -> None:
+    """Replace torch's AdamW, the fallback without Apex, whose state DistributedOptimizer cannot restore."""
+    import megatron.core.optimizer as optimizer
+    from megatron.core.optimizer import distrib_optimizer
+
+    if optimizer.USING_PYTORCH_OPTIMIZER:
+        optimizer.Adam = distrib_optimizer.Adam = FusedAdamW
+        optimizer.USING_PYTORCH_OPTIMIZER = False
+        distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_APEX_OPTIMIZER = True
+
+
+class FusedAdamW(torch.optim.Optimizer):
+    """AdamW in one kernel for all weights, on CPU and CUDA, with the interface of Apex's FusedAdam.
+
+    Megatron-Core expects Apex's form of the state: one step count a parameter group, kept in the group.
+    torch.optim.AdamW(fused=True) keeps one step tensor a parameter, which its DistributedOptimizer loses.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        adam_w_mode: bool = True,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self._kernel = torch._fused_adamw_ if adam_w_mode else torch._fused_adam_
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        assert closure is None, "Megatron-Core passes none"
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                self._update(group, parameters)
+
+    def _update(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
+                self.state[parameter]["exp_avg_sq"] = torch.zeros_like(parameter)
+        step = torch.full((), float(group["step"]), device=parameters[0].device)
+        self._kernel(
+            parameters,
+            [p.grad for p in parameters],
+            [self.state[p]["exp_avg"] for p in parameters],
+            [self.state[p]["exp_avg_sq"] for p in parameters],
+            [],
+            [step] * len(parameters),
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )

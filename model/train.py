@@ -1,0 +1,108 @@
+"""Trains a job: `torchrun ... -m model.train FOLDER`, one process a rank.
+
+Reads `job.json` and the checkpoint `initial/` in the folder, and the shards that the job names. Writes into the
+folder: rolling checkpoints, `log.jsonl`, `plots/`, `environment.json`. Started again, it continues from its newest
+checkpoint.
+"""
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from model import checkpoint, parallel, selftest
+from model.data import TrainingData, ValidationData, token_bytes
+from model.environment import environment
+from model.job import Job, read_job
+from model.live import LiveLog, require_finite
+from model.orphans import die_with_parent
+from model.trainer import Trainer
+from model.validation import validate
+from stages.files import read_json, write_json
+
+
+@record
+def main() -> None:
+    """Train to the job's last step and leave its checkpoint as the newest."""
+    folder = Path(sys.argv[1])
+    die_with_parent()
+    logging.getLogger("megatron").setLevel(logging.ERROR)
+    job = read_job(folder / "job.json")
+    settings = job.pretrain
+    with parallel.processes(settings.layout, settings.device, settings.num_threads, settings.weight_seed) as device:
+        trainer = Trainer(job.model, settings, job.shards.vocab_size, device)
+        checkpoints = checkpoint.RollingCheckpoints(folder)
+        done = _load_newest(trainer, checkpoints, folder / "initial")
+        log = None
+        if parallel.is_first():
+            write_json(folder / "environment.json", environment(settings))
+            log = LiveLog(folder, done, settings.steps, settings.global_batch_size * job.model.seq_length)
+        _train(job, trainer, device, folder, checkpoints, done, log)
+        if log:
+            log.close()
+
+
+def _load_newest(trainer: Trainer, checkpoints: checkpoint.RollingCheckpoints, initial: Path) -> int:
+    """Load the newest checkpoint, or the initial weights, and return the number of steps they have seen."""
+    found = checkpoints.steps()
+    if found:
+        checkpoint.load(checkpoints.path(found[-1]), trainer.model, trainer.optimizer, trainer.scheduler)
+        return found[-1]
+    checkpoint.load(initial, trainer.model)
+    trainer.weights_changed()
+    selftest.check_layout(trainer.model)
+    return 0
+
+
+def _train(
+    job: Job,
+    trainer: Trainer,
+    device: torch.device,
+    folder: Path,
+    checkpoints: checkpoint.RollingCheckpoints,
+    done: int,
+    log: LiveLog | None,
+) -> None:
+    settings, shards = job.pretrain, job.shards
+    tokens = Path(shards.tokens)
+    data = TrainingData(shards, job.model, settings, folder / "index")
+    validation = {
+        domain: ValidationData(tokens / "validation" / domain, job.model.seq_length, settings.eval_sequences)
+        for domain in settings.blend
+    }
+    sizes = token_bytes(read_json(Path(shards.tokenizer)), shards.vocab_size)
+
+    for step in range(done + 1, settings.steps + 1):
+        started = time.perf_counter()
+        loss, grad_norm = trainer.step(data.micro_batches(step, device))
+        require_finite(step, loss, grad_norm)
+        row = _row(job, trainer, step, loss, grad_norm, time.perf_counter() - started)
+        if step % settings.eval_interval == 0 or step == settings.steps:
+            row["validation"] = validate(trainer, validation, sizes, settings.micro_batch_size, device)
+        if log:
+            log.add(row)
+        if step % settings.checkpoint_interval == 0 or step == settings.steps:
+            checkpoint.save(checkpoints.path(step), trainer.model, trainer.optimizer, trainer.scheduler, {"step": step})
+            if log:
+                checkpoints.prune()
+
+
+def _row(job: Job, trainer: Trainer, step: int, loss: float, grad_norm: float, seconds: float) -> dict[str, Any]:
+    tokens = job.pretrain.global_batch_size * job.model.seq_length
+    return {
+        "step": step,
+        "tokens": step * tokens,
+        "loss": loss,
+        "grad_norm": grad_norm,
+        "learning_rate": trainer.learning_rate,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+    }
+
+
+if __name__ == "__main__":
+    main()
