@@ -1,0 +1,152 @@
+"""Evaluate the exported model with lm-eval on the held-out test split, next to compressors and a unigram model.
+
+    python -m stages.evaluate
+
+Reads `out/export/model`, `out/curate/documents/test` and `out/shards` (the training split's token counts).
+Writes `out/evaluate/`:
+
+- `tasks/`: the lm-eval tasks made from the test split: bits per byte over whole documents, none of them truncated,
+  and multiple-choice continuation; one of each a domain;
+- `samples/`: for each task a line a document or question, from which `evals.recompute` gives every reported value;
+- `results.json`: values with standard errors by domain and for all, and the versions and digests that they rest on;
+- `metrics.json` and `plots/bits_per_byte.json`: the headline numbers.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from evals import report
+from evals.documents import Document
+from evals.questions import ContinuationSettings, Question, ask
+from evals.recompute import BITS_PER_BYTE, CONCATENATED, CONTINUATION, results_from_samples
+from stages.errors import UserError
+from stages.files import OUT, output, read_json, require, write_json, write_jsonl
+from stages.runner import run
+from stages.settings import Settings, load
+
+
+class Evaluate(Settings):
+    """Section `evaluate` of params.yaml."""
+
+    documents: int = Field(gt=1)
+    """Most test documents of a domain, chosen by hash of content; each is scored whole."""
+
+    continuation: ContinuationSettings
+    """The multiple-choice task."""
+
+    seed: int = Field(ge=0)
+    """Decides, with the content, which documents and questions are taken and where the gold choice stands."""
+
+    device: str = Field(pattern=r"^(cpu|cuda(:\d+)?)$")
+    """Where the model runs: `cpu`, `cuda` or `cuda:<index>`."""
+
+    dtype: Literal["float32", "bfloat16", "float16"]
+    """Type of weights and activations."""
+
+    threads: int = Field(gt=0)
+    """CPU threads; part of what decides the last bits."""
+
+    batch_size: int = Field(gt=0)
+    """Windows (of one context length) that the model scores at once."""
+
+    tasks: tuple[str, ...]
+    """Further lm-eval tasks or groups by name, reported under `benchmarks`; their data must be local."""
+
+    include_path: Path | None
+    """Folder of lm-eval task definitions of your own."""
+
+
+def main() -> None:
+    """Load, choose documents and questions, score them, write."""
+    settings = load("evaluate", Evaluate)
+    model = require(OUT / "export" / "model" / "config.json", "export").parent
+    test = require(OUT / "curate" / "documents" / "test", "curate")
+    require(OUT / "shards" / "index.json", "shards")
+    _check(settings, model)
+
+    from evals.split import select
+
+    documents = select(test, settings.documents, settings.seed)
+    questions = {domain: ask(chosen, settings.continuation, settings.seed) for domain, chosen in documents.items()}
+    with output("evaluate") as folder:
+        results = _evaluate(settings, model, documents, questions, folder)
+        write_json(folder / "results.json", results)
+        write_json(folder / "metrics.json", report.headline(results))
+        write_json(folder / "plots" / "bits_per_byte.json", report.bars(results))
+    _print(results)
+
+
+def _check(settings: Evaluate, model: Path) -> None:
+    """Refuse what would fail or be cut off only after minutes; a byte-level token is at least one byte."""
+    context = read_json(model / "config.json")["max_position_embeddings"]
+    longest = settings.continuation.context_bytes + settings.continuation.choice_bytes
+    if longest > context:
+        raise UserError(
+            f"evaluate.continuation: context_bytes + choice_bytes = {longest}, over the {context} tokens "
+            "of the model's context, so a question could be cut off. Lower one of them."
+        )
+    if settings.include_path and not settings.include_path.is_dir():
+        raise UserError(f"evaluate.include_path = '{settings.include_path}' is not a folder. Correct it or set null.")
+
+
+def _evaluate(
+    settings: Evaluate,
+    model: Path,
+    documents: dict[str, list[Document]],
+    questions: dict[str, list[Question]],
+    folder: Path,
+) -> dict[str, Any]:
+    """Write tasks and samples below `folder`; return the content of results.json."""
+    from evals import harness, tasks
+
+    names = [tasks.write_bits_per_byte(folder / "tasks", domain, chosen) for domain, chosen in documents.items()]
+    names += [tasks.write_continuation(folder / "tasks", domain, asked) for domain, asked in questions.items()]
+    scorer = harness.Model(model, settings.device, settings.dtype, settings.batch_size, settings.threads)
+    outcome = harness.run(scorer, folder / "tasks", names, settings.tasks, settings.include_path)
+    _write_samples(settings, model, documents, questions, outcome.samples, folder / "samples")
+    results = results_from_samples(folder / "samples")
+    report.check_against_lm_eval(results, outcome.results)
+    definitions = {
+        name: {"version": outcome.versions[name], "sha256": tasks.definition_digest(folder / "tasks", name)}
+        for name in names
+    }
+    results["harness"] = {**harness.versions(), "tasks": definitions}
+    results["benchmarks"] = report.benchmarks(outcome.results, settings.tasks)
+    return results
+
+
+def _write_samples(
+    settings: Evaluate,
+    model: Path,
+    documents: dict[str, list[Document]],
+    questions: dict[str, list[Question]],
+    scored: dict[str, list[dict[str, Any]]],
+    folder: Path,
+) -> None:
+    from evals import samples, unigram
+
+    frequencies = unigram.fit(OUT / "shards")
+    for domain, chosen in documents.items():
+        name, tokens = f"{BITS_PER_BYTE}{domain}", unigram.tokenize(model, [document.text for document in chosen])
+        rows = samples.of_documents(chosen, scored[name], tokens, frequencies, settings.threads)
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    for domain, asked in questions.items():
+        name = f"{CONTINUATION}{domain}"
+        write_jsonl(folder / f"{name}.jsonl", samples.of_questions(asked, scored[name]))
+    write_jsonl(folder / f"{CONCATENATED}.jsonl", samples.of_concatenations(documents))
+
+
+def _print(results: dict[str, Any]) -> None:
+    for domain, part in results["bits_per_byte"].items():
+        model, xz = part["model"], part["xz_document"]
+        accuracy = results["continuation"][domain]["accuracy"]
+        print(
+            f"{domain}: {model['value']:.3f} ± {model['stderr']:.3f} bits per byte over {part['documents']} documents "
+            f"(xz -9e {xz['value']:.3f}); continuation {accuracy['value']:.3f} ± {accuracy['stderr']:.3f} (chance 0.25)"
+        )
+
+
+if __name__ == "__main__":
+    run(__file__, main)
