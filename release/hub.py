@@ -9,6 +9,7 @@ parent; every attempt first reads the branch again and compares its files with t
 import dataclasses
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -86,6 +87,7 @@ def _configure(destination: Destination) -> None:
         return made
 
     set_client_factory(client)
+    warnings.filterwarnings("ignore", message=".*about to commit a data file", module="huggingface_hub")
     if not destination.xet:
         constants.HF_HUB_DISABLE_XET = True
 

@@ -51,6 +51,7 @@ class Blob:
 class Repository:
     """Commits are {path: blob}; a branch or tag names one of them."""
 
+    repo_id: str
     private: bool
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)
     parents: dict[str, str | None] = field(default_factory=dict)
@@ -111,7 +112,7 @@ class Server:
         self.http.server_close()
 
     def create(self, repo_id: str, private: bool = False) -> Repository:
-        repository = self.repositories[repo_id] = Repository(private)
+        repository = self.repositories[repo_id] = Repository(repo_id, private)
         repository.commit("main", {".gitattributes": Blob(b"*.safetensors filter=lfs\n", large=False)})
         return repository
 
@@ -206,10 +207,13 @@ class Handler(BaseHTTPRequestHandler):
         return 200, {"errors": [], "warnings": []}, {}
 
     def info(self, body: bytes, repository: Repository, revision: str | None = None) -> Answer:
-        repo_id = next(name for name, value in self.hub.repositories.items() if value is repository)
         commit = repository.resolve(revision or "main")
         files = [{"rfilename": path} for path in sorted(repository.commits[commit])]
-        return 200, {"id": repo_id, "sha": commit, "private": repository.private, "siblings": files, "tags": []}, {}
+        return (
+            200,
+            {"id": repository.repo_id, "sha": commit, "private": repository.private, "siblings": files, "tags": []},
+            {},
+        )
 
     def refs(self, body: bytes, repository: Repository) -> Answer:
         def listed(kind: str, names: dict[str, str]) -> list[dict[str, str]]:
@@ -248,12 +252,11 @@ class Handler(BaseHTTPRequestHandler):
         return 200, {"files": modes}, {}
 
     def lfs_batch(self, body: bytes, repository: Repository) -> Answer:
-        repo_id = next(name for name, value in self.hub.repositories.items() if value is repository)
         objects = json.loads(body)["objects"]
         for row in objects:
             if row["oid"] not in repository.objects:
-                upload = {"href": f"{self.hub.url}/storage/{repo_id}/{row['oid']}"}
-                row["actions"] = {"upload": upload, "verify": {"href": f"{self.hub.url}/{repo_id}/verify"}}
+                upload = {"href": f"{self.hub.url}/storage/{repository.repo_id}/{row['oid']}"}
+                row["actions"] = {"upload": upload, "verify": {"href": f"{self.hub.url}/{repository.repo_id}/verify"}}
         return 200, {"transfer": "basic", "objects": objects}, {}
 
     def store(self, body: bytes, repository: Repository, oid: str) -> Answer:
@@ -277,7 +280,8 @@ class Handler(BaseHTTPRequestHandler):
         for operation in operations:
             _apply(repository, files, operation["key"], operation["value"])
         commit = repository.commit(revision, files)
-        return 200, {"commitOid": commit, "commitUrl": f"{self.hub.url}/commit/{commit}"}, {}
+        url = f"{self.hub.url}/{repository.repo_id}/commit/{commit}"
+        return 200, {"commitOid": commit, "commitUrl": url}, {}
 
     def resolve(self, body: bytes, repository: Repository, revision: str, path: str) -> Answer:
         commit = repository.resolve(revision)

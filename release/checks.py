@@ -1,0 +1,158 @@
+"""What `release.verify` recomputes, one function a subject: each yields what differs and nothing when all agrees."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from evals.recompute import results_from_samples
+from release import card, facts, layout, lock, sums
+from stages.corpus.licenses import allow_list, refusal, stated
+from stages.files import read_json, read_jsonl, sha256_file
+from stages.settings import read_yaml
+
+TOLERANCE = 1e-9
+"""Relative: what another machine's mathematics library may change in the last bits of a recomputed value."""
+
+
+def files(root: Path) -> Iterator[str]:
+    """Every file is listed in SHA256SUMS with its digest; nothing else is there, .gitattributes of the Hub excepted."""
+    yield from sums.differences(root, sums.ADDED_BY_THE_HUB)
+
+
+def model_card(root: Path) -> Iterator[str]:
+    """README.md is what the other files say, byte for byte."""
+    written = (root / layout.CARD).read_text(encoding="utf-8").splitlines(keepends=True)
+    expected = card.render(root).splitlines(keepends=True)
+    for number in range(max(len(written), len(expected))):
+        left = written[number] if number < len(written) else ""
+        right = expected[number] if number < len(expected) else ""
+        if left != right:
+            yield f"{layout.CARD} line {number + 1}: has {left!r}, the run's files give {right!r}"
+
+
+def results(root: Path) -> Iterator[str]:
+    """evaluation/results.json is what the samples give."""
+    stated_results = read_json(root / "evaluation" / "results.json")
+    recomputed = results_from_samples(root / "evaluation" / "samples")
+    for part in ("bits_per_byte", "continuation"):
+        where = f"evaluation/results.json {part}"
+        yield from _unequal(where, stated_results[part], recomputed[part])
+
+
+def weights(root: Path) -> Iterator[str]:
+    """The weights open as safetensors, and hold as many parameters as the training says."""
+    stated_count = read_json(root / "training" / "metrics.json")["parameters"]
+    count = 0
+    for path in sorted(root.glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as tensors:
+            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    if count != stated_count:
+        yield f"*.safetensors hold {count} parameters, training/metrics.json says {stated_count}"
+    parity = read_json(root / "training" / "parity.json")
+    for name, limit in parity["limits"].items():
+        if not parity[name] <= limit:
+            yield f"training/parity.json: {name} is {parity[name]}, over its limit {limit}"
+
+
+def training_log(root: Path) -> Iterator[str]:
+    """training/log.jsonl has every step, and ends where training/metrics.json says."""
+    metrics = read_json(root / "training" / "metrics.json")
+    rows = list(read_jsonl(root / "training" / "log.jsonl"))
+    if [row["step"] for row in rows] != list(range(1, metrics["steps"] + 1)):
+        yield f"training/log.jsonl: its {len(rows)} steps are not the 1 to {metrics['steps']} of training/metrics.json"
+        return
+    tokens = [row["tokens"] for row in rows]
+    if tokens[-1] != metrics["tokens"] or tokens != [(index + 1) * tokens[0] for index in range(len(tokens))]:
+        yield f"training/log.jsonl: ends at {tokens[-1]} tokens, training/metrics.json says {metrics['tokens']}"
+    last = rows[-1]["validation"]
+    for name in ("loss", "bits_per_byte"):
+        if last[name] != metrics[f"validation_{name}"]:
+            yield (
+                f"training/log.jsonl: the last validation {name} is {last[name]}, "
+                f"training/metrics.json says {metrics[f'validation_{name}']}"
+            )
+
+
+def graph_record(root: Path) -> Iterator[str]:
+    """code/dvc.lock has the digests of the outputs that are here, and the parameters of code/params.yaml."""
+    record = read_yaml(root / "code" / "dvc.lock")
+    stated_outs = {path: md5 for _, path, md5 in lock.entries(record, "outs")}
+    for path, here in layout.copied_outs(root):
+        actual = lock.md5_directory(here) if isinstance(here, dict) else lock.md5_file(here)
+        if path in stated_outs and stated_outs[path] != actual:
+            yield f"code/dvc.lock: '{path}' is {stated_outs[path]}, what is here is {actual}"
+    params = read_yaml(root / "code" / "params.yaml")
+    for stage, name, value in lock.parameters(record):
+        if (here := _lookup(params, name)) != value:
+            yield f"code/dvc.lock: stage '{stage}' ran with {name} = {value!r}, code/params.yaml has {here!r}"
+
+
+def data(root: Path) -> Iterator[str]:
+    """Every training document is of a source and license that the manifest names and params.yaml allows."""
+    known = facts.read(root)
+    allowed = allow_list(known.params["snapshot"]["licenses"]["allow"])
+    for split, domains in sorted(known.shards["splits"].items()):
+        rows = list(facts.documents(root / layout.SIDECARS / split))
+        yield from _provenance(split, rows, known, allowed)
+        yield from _totals(root, split, rows, domains)
+        kept = known.curation["kept"].get(split, {"documents": 0})["documents"]
+        if kept != len(rows):
+            yield f"data/documents/{split}: {len(rows)} documents, data/curation.json kept {kept}"
+
+
+def _provenance(
+    split: str, rows: list[tuple[str, facts.Record]], known: facts.Facts, allowed: frozenset[str]
+) -> Iterator[str]:
+    groups = Counter((domain, row["source"], row["license"]) for domain, row in rows)
+    for (domain, source, expression), count in sorted(groups.items()):
+        where = f"data/documents/{split}: {count} documents of source '{source}', license '{expression}'"
+        if source not in known.sources or known.sources[source]["domain"] != domain:
+            yield f"{where}: data/manifest.json has no such source of domain '{domain}'"
+        elif known.sources[source]["licenses"].get(expression, {"documents": 0})["documents"] < count:
+            yield f"{where}: data/manifest.json has fewer"
+        if reason := refusal(stated(expression), allowed):
+            yield f"{where}: {reason} by code/params.yaml"
+    identifiers = Counter(row["id"] for _, row in rows)
+    if repeated := sorted(identifier for identifier, count in identifiers.items() if count > 1):
+        yield f"data/documents/{split}: {len(repeated)} documents more than once, the first is {repeated[0]}"
+
+
+def _totals(root: Path, split: str, rows: list[tuple[str, facts.Record]], domains: facts.Record) -> Iterator[str]:
+    for domain, entry in sorted(domains.items()):
+        of_domain = [row for name, row in rows if name == domain]
+        found = {
+            "documents": len(of_domain),
+            "tokens": sum(row["tokens"] for row in of_domain),
+            "bytes": sum(row["bytes"] for row in of_domain),
+        }
+        for name, value in found.items():
+            if entry[name] != value:
+                yield f"data/documents/{split}/{domain}.parquet: {value} {name}, data/shards.json says {entry[name]}"
+        actual = sha256_file(root / layout.SIDECARS / split / f"{domain}.parquet")
+        expected = entry["files"].get(f"{domain}.parquet", actual)
+        if expected != actual:
+            yield f"data/documents/{split}/{domain}.parquet: sha256 is {actual}, data/shards.json says {expected}"
+
+
+def _unequal(where: str, left: Any, right: Any) -> Iterator[str]:
+    if isinstance(left, dict) and isinstance(right, dict):
+        for name in sorted(left.keys() | right.keys()):
+            yield from _unequal(f"{where}.{name}", left.get(name), right.get(name))
+    elif not _same(left, right):
+        yield f"{where}: states {left!r}, the samples give {right!r}"
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, float) and isinstance(right, float):
+        return math.isclose(left, right, rel_tol=TOLERANCE)
+    return bool(left == right)
+
+
+def _lookup(params: Any, name: str) -> Any:
+    for part in name.split("."):
+        params = params.get(part) if isinstance(params, dict) else None
+    return params

@@ -1,0 +1,81 @@
+"""Lay out what would be published, and verify it: `python -m stages.release`.
+
+Reads the outputs of all stages before it, params.yaml, dvc.yaml, dvc.lock, requirements.lock, the license file and the
+git repository. Writes to out/release/ (see `release.layout`):
+
+- the weights, the tokenizer and the configuration, README.md (the model card) and LICENSE
+- data/, evaluation/ and training/: the records of the run
+- code/: parameters, graph, lock, and the source as it was run
+- SHA256SUMS: every other file with its digest; its own SHA-256 is the release digest
+
+The release appears only if every check of `release.verify` passes on it.
+"""
+
+import shutil
+from pathlib import Path
+
+from pydantic import Field
+
+from stages.errors import UserError
+from stages.files import output
+from stages.runner import run
+from stages.settings import Settings, load
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+class ReleaseSettings(Settings):
+    """Section `release` of params.yaml."""
+
+    name: str = Field(pattern=NAME, max_length=96)
+    """Name of the model."""
+    version: str = Field(pattern=NAME, max_length=96)
+    """Version of the release; a published version never changes."""
+    description: str = Field(min_length=1)
+    """What the model is, in a sentence or two of Markdown."""
+    organisation: str = Field(min_length=1)
+    """Who makes the release."""
+    contact: str = Field(min_length=1)
+    """Where its users turn to: an address or URL."""
+    repository: str | None
+    """URL of the source repository, for the card."""
+    license: str = Field(min_length=1)
+    """License of the weights, an SPDX identifier."""
+    license_file: str = Field(min_length=1)
+    """File with its text; becomes LICENSE in the release."""
+    languages: tuple[str, ...] = Field(min_length=1)
+    """Languages of the training text, as ISO 639 codes."""
+    tags: tuple[str, ...]
+    """Tags on the Hub."""
+
+
+def main() -> None:
+    """Make the release."""
+    settings = load("release", ReleaseSettings)
+    from release import card, layout, lock, source, sums, verify
+
+    with output("release") as folder:
+        layout.copy(folder)
+        shutil.copyfile(_existing(settings.license_file, "release.license_file"), folder / layout.LICENSE)
+        (folder / "code" / "dvc.lock").write_bytes(lock.of_the_release(_existing("dvc.lock", "the graph's record")))
+        source.collect(folder / "code")
+        (folder / layout.CARD).write_text(card.render(folder), encoding="utf-8")
+        digest = sums.write(folder)
+        for name, check in verify.CHECKS.items():
+            if found := verify.differences(folder, check):
+                raise UserError(
+                    f"The release does not verify ({name}): {'; '.join(found[:5])}. Run `dvc repro release`."
+                )
+        print(f"release: {settings.name} {settings.version}, {len(sums.read(folder))} files, digest {digest}")
+
+
+def _existing(path: str, what: str) -> Path:
+    if not Path(path).is_file():
+        raise UserError(
+            f"'{path}' ({what}) is missing. Run `dvc repro` from the repository's root, or correct the path."
+        )
+    return Path(path)
+
+
+if __name__ == "__main__":
+    run(__file__, main)

@@ -1,0 +1,44 @@
+"""One made run for the whole session, one made release, and a copy of each for every test that changes it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stages import release
+from tests.release import world
+
+
+@pytest.fixture(scope="session")
+def _made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("run")
+    world.make(root)
+    return root
+
+
+@pytest.fixture
+def run(_made_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the root of a run that is not released yet; it is the working directory."""
+    root = tmp_path / "run"
+    shutil.copytree(_made_run, root, symlinks=True)
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def _made_release(_made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("released") / "run"
+    shutil.copytree(_made_run, root, symlinks=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        release.main()
+    return root
+
+
+@pytest.fixture
+def released(_made_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return out/release of a run; the run's root is the working directory."""
+    root = tmp_path / "released"
+    shutil.copytree(_made_release, root, symlinks=True)
+    monkeypatch.chdir(root)
+    return root / "out" / "release"

@@ -1,0 +1,42 @@
+"""The card's metadata is what the Hub accepts, and its numbers are the run's."""
+
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from release import metadata, summary
+from release.facts import read
+from stages.files import read_json
+
+
+def test_hub_reads_the_metadata(released: Path) -> None:
+    data = ModelCard.load(released / "README.md").data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "transformers", "text-generation")
+    results = read_json(released / "evaluation" / "results.json")
+    stated = {(row.dataset_type, row.metric_type): row.metric_value for row in data.eval_results or []}
+    assert stated["openbase-test-code", "bits_per_byte"] == results["bits_per_byte"]["code"]["model"]["value"]
+    assert stated["openbase-test-all", "accuracy"] == results["continuation"]["all"]["accuracy"]["value"]
+
+
+def test_license_that_the_hub_does_not_list_is_named_beside() -> None:
+    assert metadata._license("EUPL-1.2") == {
+        "license": "other",
+        "license_name": "eupl-1.2",
+        "license_link": "LICENSE",
+    }
+
+
+def test_release_loads_as_the_card_says(released: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(released)
+    model = AutoModelForCausalLM.from_pretrained(released)
+    inputs = tokenizer("def main(", return_tensors="pt", return_token_type_ids=False)
+    output = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    assert output.shape[1] == inputs["input_ids"].shape[1] + 4
+
+
+def test_summary_has_the_headline_numbers(released: Path) -> None:
+    text = summary.text(released)
+    known = read(released)
+    assert f"{known.metrics['parameters']:,} parameters, 400 tokens" in text
+    assert "python -m release.verify" in text

@@ -1,0 +1,180 @@
+"""The verifier accepts a good release and names what is wrong with every other."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from release import card, layout, sums, verify
+from release.card import render
+from stages.files import read_json, write_json
+from tests.release import world
+
+
+def _found(root: Path) -> dict[str, list[str]]:
+    found = {name: verify.differences(root, check) for name, check in verify.CHECKS.items()}
+    return {name: lines for name, lines in found.items() if lines}
+
+
+def _edit(path: Path, change: Callable[[Any], None]) -> None:
+    value = read_json(path)
+    change(value)
+    write_json(path, value)
+
+
+def _sealed(root: Path) -> None:
+    """Make the forgery consistent: a new card, new sums."""
+    (root / layout.CARD).write_text(render(root))
+    sums.write(root)
+
+
+def test_good_release_verifies_without_network(
+    released: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "socket", None)
+    assert verify.main([str(released)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == ["ok"] * len(verify.CHECKS)
+    assert lines[-1] == f"release digest {sums.digest(released)}: verified"
+
+
+def test_difference_is_printed_and_the_exit_code_is_not_zero(
+    released: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (released / "LICENSE").unlink()
+    assert verify.main([str(released)]) == 1
+    assert "         LICENSE: missing\n" in capsys.readouterr().out
+
+
+def test_file_that_the_hub_adds_is_tolerated(released: Path) -> None:
+    (released / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+    assert not _found(released)
+
+
+def test_release_verifies_wherever_it_lies(released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = tmp_path / "else" / "where"
+    moved.parent.mkdir()
+    released.rename(moved)
+    monkeypatch.chdir(moved.parent)
+    assert not _found(Path("where"))
+
+
+def test_flipped_bit_in_the_weights_is_found(released: Path) -> None:
+    weights = bytearray((released / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (released / "model.safetensors").write_bytes(weights)
+    found = _found(released)
+    assert "model.safetensors: sha256 is" in found["files"][0]
+    sums.write(released)
+    assert "'out/export/model' is" in _found(released)["graph record"][0]
+
+
+def test_number_changed_in_the_card_is_found(released: Path) -> None:
+    text = (released / layout.CARD).read_text()
+    (released / layout.CARD).write_text(text.replace("400 tokens", "500 tokens"))
+    sums.write(released)
+    found = _found(released)
+    assert set(found) == {"model card"}
+    assert "500 tokens" in found["model card"][0]
+
+
+def test_removed_and_added_files_are_found(released: Path) -> None:
+    (released / "data" / "refused.jsonl").unlink()
+    (released / "data" / "more.jsonl").write_text("")
+    assert _found(released)["files"] == ["data/more.jsonl: not listed in SHA256SUMS", "data/refused.jsonl: missing"]
+
+
+def test_results_forged_consistently_are_found_by_recomputation(released: Path) -> None:
+    def better(results: Any) -> None:
+        results["bits_per_byte"]["code"]["model"]["value"] -= 0.5
+
+    _edit(released / "evaluation" / "results.json", better)
+    _sealed(released)
+    found = _found(released)
+    assert set(found) == {"results", "graph record"}
+    assert "evaluation/results.json bits_per_byte.code.model.value" in found["results"][0]
+
+
+def test_swapped_sample_is_found(released: Path) -> None:
+    path = released / "evaluation" / "samples" / "continuation_code.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0], rows[1] = {**rows[1], "id": rows[0]["id"]}, rows[1]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _sealed(released)
+    found = _found(released)
+    assert any("continuation.code.accuracy" in line for line in found["results"])
+    assert "'out/evaluate/samples' is" in found["graph record"][0]
+
+
+def test_parameter_that_the_lock_does_not_have_is_found(released: Path) -> None:
+    path = released / "code" / "params.yaml"
+    path.write_text(path.read_text().replace("0.001", "0.002"))
+    _sealed(released)
+    found = _found(released)
+    assert "pretrain.optimizer.learning_rate = 0.001, code/params.yaml has 0.002" in found["graph record"][0]
+    assert "code/params.yaml is not 'params.yaml'" in found["source"][0]
+
+
+def test_code_that_did_not_run_is_found(run: Path, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = released / "code" / "dvc.lock"
+    ran = world.lock.md5_file(run / "stages" / "pretrain.py")
+    lock.write_text(lock.read_text().replace(ran, "0" * 32))
+    sums.write(released)
+    found = _found(released)
+    assert set(found) == {"source"}
+    assert "ran another 'stages/pretrain.py'" in found["source"][0]
+
+
+def test_log_cut_short_is_found(released: Path) -> None:
+    path = released / "training" / "log.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    sums.write(released)
+    assert "3 steps are not the 1 to 4" in _found(released)["training log"][0]
+
+
+def test_parameters_that_the_weights_do_not_have_are_found(released: Path) -> None:
+    def more(metrics: Any) -> None:
+        metrics["parameters"] += 1
+
+    _edit(released / "training" / "metrics.json", more)
+    _sealed(released)
+    assert "parameters, training/metrics.json says" in _found(released)["weights"][0]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("license", "GPL-3.0-only", "license_not_allowed"),
+        ("source", "elsewhere", "data/manifest.json has no such source"),
+        ("id", "train-stdlib-1", "more than once"),
+    ],
+)
+def test_document_of_unknown_origin_is_found(released: Path, column: str, value: str, message: str) -> None:
+    path = released / layout.SIDECARS / "train" / "code.parquet"
+    rows = pq.read_table(path).to_pylist()
+    rows[0][column] = value
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    _sealed(released)
+    assert any(message in line for line in _found(released)["data"])
+
+
+@pytest.mark.parametrize("path", ["training/metrics.json", "code/source.tar.gz", "model.safetensors", "code/dvc.lock"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe{]", b"{}", b"[1]"])
+def test_unreadable_file_is_a_difference_not_a_crash(released: Path, path: str, content: bytes) -> None:
+    (released / path).write_bytes(content)
+    assert verify.main([str(released)]) == 1
+
+
+def test_path_that_is_no_release_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify.main([str(tmp_path)]) == 2
+    assert "is not a release" in capsys.readouterr().err
+
+
+def test_card_depends_on_the_release_alone(released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert card.render(released) == (released / layout.CARD).read_text()

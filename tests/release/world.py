@@ -1,0 +1,240 @@
+"""A small but real run to release: a git repository with a graph's files and the outputs of every stage."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from evals.recompute import results_from_samples
+from release import layout, lock
+from stages.files import sha256_file, write_json, write_jsonl
+
+SPLITS = ("train", "validation", "test")
+SOURCES = {"stdlib": ("code", "Python-2.0.1"), "pages": ("prose", "MIT")}
+WHO = {
+    f"GIT_{role}_{key}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for key, value in {"NAME": "T", "EMAIL": "t@example.org", "DATE": "2020-01-01T00:00:00Z"}.items()
+}
+RELEASE = {
+    "name": "tiny",
+    "version": "0.1.0",
+    "description": "A tiny model for tests.",
+    "organisation": "Testers",
+    "contact": "https://example.org",
+    "repository": None,
+    "license": "Apache-2.0",
+    "license_file": "LICENSE",
+    "languages": ["en"],
+    "tags": ["openbase"],
+}
+PUBLISH = {
+    "target": "local",
+    "move_version": False,
+    "secrets_reviewed": [],
+    "local": {"registry": "out/publish/registry"},
+    "hub": {
+        "repo_id": None,
+        "revision": "main",
+        "tag": None,
+        "private": False,
+        "xet": False,
+        "timeout_seconds": 10,
+    },
+}
+
+
+def make(root: Path) -> None:
+    """Write the run below `root`, and commit its source."""
+    out = root / "out"
+    _model(out / "export" / "model")
+    _corpus(out)
+    _training(out)
+    _evaluation(out / "evaluate")
+    source(root)
+    write_lock(root)
+
+
+def source(root: Path) -> None:
+    """Write and commit the files of the repository."""
+    params = {
+        "snapshot": {"licenses": {"allow": ["MIT", "Python-2.0.1"]}},
+        "pretrain": {"steps": 4, "optimizer": {"learning_rate": 1e-3}},
+        "release": RELEASE,
+        "publish": PUBLISH,
+    }
+    write_yaml(root / "params.yaml", params)
+    write_yaml(root / "dvc.yaml", {"stages": {"pretrain": {"cmd": "python -m stages.pretrain"}}})
+    (root / "requirements.lock").write_text("numpy==2.4.6\n")
+    (root / "LICENSE").write_text("Apache License, Version 2.0\n")
+    (root / ".gitignore").write_text("/out/\n")
+    (root / "stages").mkdir()
+    (root / "stages" / "pretrain.py").write_text("print('train')\n")
+    (root / "run.sh").write_text("#!/bin/sh\n")
+    (root / "run.sh").chmod(0o755)
+    (root / "stages" / "link.py").symlink_to("pretrain.py")
+    git(root, "init", "--quiet", "--initial-branch=main")
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message=Start")
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Run git in `root` as a person whose clock stands still."""
+    done = subprocess.run(
+        ["git", *arguments], cwd=root, env=os.environ | WHO, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    """Write YAML."""
+    with path.open("w", encoding="utf-8") as file:
+        YAML().dump(value, file)
+
+
+def write_lock(root: Path) -> None:
+    """Write the dvc.lock that DVC would have written for these outputs."""
+
+    def out(path: str) -> dict[str, Any]:
+        here = root / path
+        if here.is_dir():
+            files = {file.relative_to(here).as_posix(): file for file in here.rglob("*") if file.is_file()}
+            return {"path": path, "hash": "md5", "md5": lock.md5_directory(files)}
+        return {"path": path, "hash": "md5", "md5": lock.md5_file(here)}
+
+    sources = [layout.MODEL, *layout.DIRECTORIES.values(), *layout.FILES.values()]
+    code = {"path": "stages/pretrain.py", "hash": "md5", "md5": lock.md5_file(root / "stages" / "pretrain.py")}
+    stages: dict[str, Any] = {
+        path.parts[1]: {"cmd": "x", "deps": [code], "outs": []} for path in sorted(sources, reverse=True)
+    }
+    for path in sources:
+        stages[path.parts[1]]["outs"].append(out(path.as_posix()))
+    stages["pretrain"]["params"] = {"params.yaml": {"pretrain.optimizer.learning_rate": 1e-3, "pretrain.steps": 4}}
+    stages["publish"] = {"cmd": "y"}
+    write_yaml(root / "dvc.lock", {"schema": "2.0", "stages": stages})
+
+
+def _model(folder: Path) -> None:
+    vocabulary = {
+        token: index
+        for index, token in enumerate(["<|endoftext|>", "<|padding|>", *sorted(pre_tokenizers.ByteLevel.alphabet())])
+    }
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|padding|>")
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def _corpus(out: Path) -> None:
+    splits: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
+    for split in SPLITS:
+        splits[split] = {domain: _shard(out, split, source) for source, (domain, _) in SOURCES.items()}
+        kept[split] = {"documents": 4, "bytes": 400}
+    sources = {
+        name: {
+            "domain": domain,
+            "sha256": "0" * 64,
+            "documents": 7,
+            "bytes": 700,
+            "licenses": {expression: {"documents": 7, "bytes": 700}},
+            "refused": {"license_not_allowed": {"documents": 1, "bytes": 9}},
+        }
+        for name, (domain, expression) in SOURCES.items()
+    }
+    write_json(out / "snapshot" / "manifest.json", {"sources": sources})
+    write_jsonl(out / "snapshot" / "refused.jsonl", [{"source": "stdlib", "reason": "license_not_allowed"}])
+    write_json(out / "curate" / "report.json", {"kept": kept, "dropped": {"length": {"documents": 2, "bytes": 20}}})
+    write_jsonl(out / "curate" / "dropped.jsonl", [{"reason": "length"}])
+    write_json(out / "shards" / "index.json", {"tokenizer": {"sha256": "1" * 64}, "splits": splits})
+
+
+def _shard(out: Path, split: str, source: str) -> dict[str, Any]:
+    domain, expression = SOURCES[source]
+    rows = [
+        {"id": f"{split}-{source}-{number}", "source": source, "license": expression, "tokens": 10, "bytes": 100}
+        for number in range(2)
+    ]
+    path = out / "shards" / "tokens" / split / f"{domain}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return {"documents": 2, "tokens": 20, "bytes": 200, "files": {path.name: sha256_file(path)}}
+
+
+def _training(out: Path) -> None:
+    validation = {"loss": 2.5, "bits_per_byte": 2.25}
+    rows = [{"step": step, "tokens": 100 * step, "loss": 3.0, "learning_rate": 1e-3} for step in range(1, 5)]
+    write_jsonl(out / "pretrain" / "log.jsonl", [*rows[:-1], rows[-1] | {"validation": validation}])
+    weights = load_file(out / "export" / "model" / "model.safetensors")
+    metrics = {
+        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        "steps": 4,
+        "tokens": 400,
+        "train_loss": 3.0,
+        "validation_loss": 2.5,
+        "validation_bits_per_byte": 2.25,
+    }
+    write_json(out / "pretrain" / "metrics.json", metrics)
+    run = {
+        "environment": {"python": "3.11", "packages": {"torch": "2.13.0"}},
+        "settings": {"pretrain": {"steps": 4}},
+        "weights": {"initial": "2" * 64, "final": "3" * 64},
+    }
+    write_json(out / "pretrain" / "run.json", run)
+    parity = {
+        "tokens": 64,
+        "max_abs_logit_difference": 1e-6,
+        "loss_difference": 1e-7,
+        "limits": {"max_abs_logit_difference": 1e-4, "loss_difference": 1e-5},
+    }
+    write_json(out / "export" / "parity.json", parity)
+
+
+def _evaluation(folder: Path) -> None:
+    samples = folder / "samples"
+    for domain in ("code", "prose"):
+        sizes = {"bytes": 100, "tokens": 30, "unigram_nats": 300.0, "xz_bytes": 60, "zstd_bytes": 62}
+        rows = [{"id": f"{domain}{number}", "log_likelihood": -180.0 - number, **sizes} for number in range(3)]
+        write_jsonl(samples / f"bits_per_byte_{domain}.jsonl", rows)
+        questions = [
+            {
+                "id": f"{domain}{number}-q",
+                "document": f"{domain}{number}",
+                "gold": number,
+                "log_likelihoods": [-1.0, -2.0, -3.0, -4.0],
+                "characters": [4, 4, 4, 4],
+            }
+            for number in range(3)
+        ]
+        write_jsonl(samples / f"continuation_{domain}.jsonl", questions)
+    together = [
+        {"domain": domain, "bytes": 300, "xz_bytes": 150, "zstd_bytes": 155} for domain in ("code", "prose", "all")
+    ]
+    write_jsonl(samples / "concatenated.jsonl", together)
+    write_json(folder / "tasks" / "code.json", {"task": "code"})
+    harness = {"lm_eval": "0.4.13", "transformers": "5.23.0", "tasks": {}}
+    write_json(folder / "results.json", {**results_from_samples(samples), "harness": harness})
+
+
+def read(path: Path) -> Any:
+    """Parse JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
