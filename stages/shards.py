@@ -4,8 +4,8 @@ Reads out/curate/documents/ and out/tokenizer/tokenizer/. Writes to out/shards/:
 
 - tokens/{train,validation,test}/<domain>.{bin,idx}: token ids, each document followed by the end-of-document id
 - tokens/{train,validation,test}/<domain>.parquet: which document is where (`stages.corpus.indexed.SIDECAR`)
-- index.json: the tokenizer's digest, size and end-of-document id; documents, tokens, bytes and files by split
-  and domain. Tokens include the ends of documents.
+- index.json: the tokenizer's digest, size, end-of-document id and padding id; documents, tokens, bytes and files
+  by split and domain. Tokens include the ends of documents.
 - metrics.json: tokens by split and domain
 """
 
@@ -55,6 +55,7 @@ def main() -> None:
             "sha256": sha256_file(path),
             "vocab_size": tokenizer.get_vocab_size(),
             "end_of_document": tokenizer.token_to_id(bpe.END_OF_DOCUMENT),
+            "pad": tokenizer.token_to_id(bpe.PADDING),
         }
         write_json(folder / "index.json", {"tokenizer": entry, "splits": splits})
         write_json(folder / "metrics.json", {"tokens": _tokens(splits)})

@@ -7,6 +7,7 @@ none there, such as byte code, is not read.
 import base64
 import hashlib
 import io
+import os
 import platform
 import sysconfig
 import tokenize
@@ -21,15 +22,10 @@ from stages.corpus.licenses import License, of_distribution, stated
 from stages.corpus.sources import InstalledSource
 from stages.errors import UserError
 
-# Below the standard library's folder, but not of it: other distributions, and what the build wrote about its machine.
-NOT_STANDARD_LIBRARY = (
-    "/site-packages/",
-    "/dist-packages/",
-    "/config-*/",
-    "/_sysconfigdata_*",
-    "/sitecustomize.py",
-    "__pycache__/",
-)
+# Below the standard library's folder, but not of it: other distributions, byte code, and what a build or its
+# packager wrote about the machine.
+NOT_STANDARD_FOLDERS = {"site-packages", "dist-packages", "__pycache__"}
+NOT_STANDARD_FILES = ("/config-*/", "/_sysconfigdata_*", "/sitecustomize.py")
 
 
 def read(source: InstalledSource) -> Reading:
@@ -63,9 +59,15 @@ def _topics(source: InstalledSource, prefix: str) -> Iterator[Candidate]:
 
 def _standard_library(source: InstalledSource, prefix: str) -> Iterator[Candidate]:
     root = Path(sysconfig.get_path("stdlib"))
-    files = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-    for path in select(files, source.include, [*source.exclude, *NOT_STANDARD_LIBRARY]):
+    for path in select(_walk(root), source.include, [*source.exclude, *NOT_STANDARD_FILES]):
         yield from _of_file(source, (root / path).read_bytes(), f"{prefix}/{path}", stated(source.license))
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Yield the relative POSIX paths of the standard library's files."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in NOT_STANDARD_FOLDERS]
+        yield from (Path(folder, name).relative_to(root).as_posix() for name in names)
 
 
 def _find(name: str) -> Distribution:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache, reduce
 from importlib.metadata import PackageMetadata
 
-from boolean.boolean import AND, OR, Expression
-from license_expression import ExpressionError, get_spdx_licensing
+from license_expression import ExpressionError, Renderable, get_spdx_licensing
 
 from stages.errors import UserError
 
@@ -106,7 +105,7 @@ def allow_list(expressions: Iterable[str]) -> frozenset[str]:
     allowed = set()
     for entry in expressions:
         terms = stated(entry)
-        if terms.problem or isinstance(_parse(entry), AND | OR):
+        if terms.problem or isinstance(_parse(entry), _SPDX.AND | _SPDX.OR):
             raise UserError(
                 f"snapshot.licenses.allow has '{entry}', which is not one SPDX license. "
                 "Take the identifier from https://spdx.org/licenses."
@@ -126,16 +125,16 @@ def refusal(terms: License, allowed: frozenset[str]) -> str | None:
     return None if _admits(_parse(terms.expression), allowed) else NOT_ALLOWED
 
 
-def _admits(expression: Expression, allowed: frozenset[str]) -> bool:
-    if isinstance(expression, AND):
+def _admits(expression: Renderable, allowed: frozenset[str]) -> bool:
+    if isinstance(expression, _SPDX.AND):
         return all(_admits(part, allowed) for part in expression.args)
-    if isinstance(expression, OR):
+    if isinstance(expression, _SPDX.OR):
         return any(_admits(part, allowed) for part in expression.args)
     return expression.render() in allowed
 
 
 @lru_cache(maxsize=1024)
-def _parse(expression: str) -> Expression:
+def _parse(expression: str) -> Renderable:
     return _SPDX.parse(expression, validate=True, strict=True)
 
 
