@@ -21,8 +21,12 @@ COMPRESSORS: dict[str, Callable[[bytes], int]] = {"xz": xz_bytes, "zstd": zstd_b
 """Name -> compressed size in bytes. Sizes depend on the libraries' versions, not on threads."""
 
 
+def compressed_size(data: bytes) -> dict[str, int]:
+    """Return what `data` takes, as `<compressor>_bytes`."""
+    return {f"{name}_bytes": size(data) for name, size in COMPRESSORS.items()}
+
+
 def compressed_sizes(texts: Sequence[bytes], threads: int) -> list[dict[str, int]]:
-    """Return what each text takes alone, by compressor; the compressors release the interpreter's lock."""
+    """Return what each text takes alone; in threads, because the compressors release the interpreter's lock."""
     with ThreadPoolExecutor(threads) as pool:
-        columns = {name: list(pool.map(size, texts)) for name, size in COMPRESSORS.items()}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return list(pool.map(compressed_size, texts))

@@ -11,6 +11,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TQDM_LEAVE"] = ""  # HFLM starts a progress bar a batch: hundreds, if each stays on the screen
 
 import datasets
 import torch
@@ -18,6 +19,7 @@ from lm_eval import simple_evaluate
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
+from evals.tokenizer import load_tokenizer
 from stages.errors import UserError
 
 SEED = 0
@@ -46,6 +48,12 @@ class Outcome:
     results: dict[str, dict[str, Any]]
     samples: dict[str, list[dict[str, Any]]]
 
+    def benchmark(self, name: str) -> dict[str, Any]:
+        """Return the numbers of a user's task as lm-eval gives them; null where it has no standard error."""
+        metrics = {key: value for key, value in self.results[name].items() if "," in key}
+        known = {key: None if value == "N/A" else value for key, value in metrics.items()}
+        return {"version": self.versions[name], "metrics": known}
+
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that decide the values."""
@@ -59,12 +67,18 @@ def run(model: Model, folder: Path, names: Sequence[str], benchmarks: Sequence[s
         UserError: The device is not there, or a benchmark is not known.
     """
     _check_device(model.device)
-    torch.set_num_threads(model.threads)
     manager = _task_manager(benchmarks, include)
+    torch.set_num_threads(model.threads)
+    tokenizer = load_tokenizer(model.path)
     with _temporary_datasets_cache():
         found = simple_evaluate(
             model="hf",
-            model_args={"pretrained": str(model.path), "dtype": model.dtype, "add_bos_token": False},
+            model_args={
+                "pretrained": str(model.path),
+                "tokenizer": tokenizer,
+                "dtype": model.dtype,
+                "add_bos_token": False,
+            },
             tasks=[*_load(folder, names), *benchmarks],
             task_manager=manager,
             device=model.device,

@@ -55,6 +55,14 @@ class Question:
     gold: int
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """What is asked of the model, by domain: documents to score whole, and questions about them."""
+
+    documents: dict[str, list[Document]]
+    questions: dict[str, list[Question]]
+
+
 def ask(documents: list[Document], settings: ContinuationSettings, seed: int) -> list[Question]:
     """Return the questions about one domain's documents, decided by the seed and the documents' content.
 

@@ -74,13 +74,13 @@ def _continuation(rows: list[Sample]) -> dict[str, Any]:
 
 def is_correct(row: Sample) -> bool:
     """Return whether the gold choice is the most likely one; of equals the first counts (lm-eval's `acc`)."""
-    return _best(row["log_likelihoods"]) == row["gold"]
+    return bool(_best(row["log_likelihoods"]) == row["gold"])
 
 
 def is_correct_norm(row: Sample) -> bool:
     """Return the same for the log-likelihood per character (lm-eval's `acc_norm`)."""
     per_character = [nats / size for nats, size in zip(row["log_likelihoods"], row["characters"], strict=True)]
-    return _best(per_character) == row["gold"]
+    return bool(_best(per_character) == row["gold"])
 
 
 def _best(scores: list[float]) -> int:

@@ -31,16 +31,6 @@ def _check(name: str, ours: float, theirs: float) -> None:
         raise RuntimeError(f"{name}: the samples give {ours!r}, lm-eval reports {theirs!r}.")
 
 
-def benchmarks(results: dict[str, dict[str, Any]], names: list[str]) -> dict[str, dict[str, Any]]:
-    """Return lm-eval's numbers for users' tasks as they are; lm-eval's "N/A" for a missing error becomes null."""
-    return {
-        name: {
-            key: value if isinstance(value, int | float) else None for key, value in results[name].items() if "," in key
-        }
-        for name in names
-    }
-
-
 def headline(results: dict[str, Any]) -> dict[str, Any]:
     """Return the numbers for `dvc metrics show`: by domain, without errors."""
     return {
@@ -50,9 +40,9 @@ def headline(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def bars(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the plot: bits per byte by domain and model."""
+    """Return the rows of the plot: bits per byte by domain and model; `bar` names both."""
     return [
-        {"domain": domain, "model": model, "bits_per_byte": value}
+        {"bar": f"{domain}: {model}", "domain": domain, "model": model, "bits_per_byte": value}
         for domain, part in results["bits_per_byte"].items()
         for model, value in _values(part).items()
     ]
@@ -60,3 +50,18 @@ def bars(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _values(part: dict[str, Any]) -> dict[str, float]:
     return {model: entry["value"] for model, entry in part.items() if isinstance(entry, dict)}
+
+
+def lines(results: dict[str, Any]) -> list[str]:
+    """Return one line a domain for the person who started the stage."""
+    return [
+        f"{domain}: {_plus_minus(part['model'])} bits per byte of {part['documents']} documents "
+        f"(xz -9e {part['xz_document']['value']:.3f}); continuation "
+        f"{_plus_minus(results['continuation'][domain]['accuracy'])} of {results['continuation'][domain]['questions']} "
+        f"questions (chance {results['continuation'][domain]['chance']})"
+        for domain, part in results["bits_per_byte"].items()
+    ]
+
+
+def _plus_minus(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:.3f} ± {estimate['stderr']:.3f}"

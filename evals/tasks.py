@@ -1,6 +1,7 @@
-"""lm-eval task definitions: a YAML and a JSON-lines file each, which any lm-eval can run from their folder.
+"""lm-eval task definitions: a YAML and a JSON-lines file each, with which any lm-eval repeats the evaluation.
 
-cd out/evaluate/tasks && lm_eval --include_path . --tasks bits_per_byte_code --model hf --model_args pretrained=...
+In the folder of the definitions: `lm_eval run --include_path . --tasks bits_per_byte_<domain> --model hf
+--model_args pretrained=<model directory>,dtype=float32,add_bos_token=False`.
 """
 
 import hashlib
@@ -11,12 +12,19 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from evals.documents import Document
-from evals.questions import Question
+from evals.questions import HeldOut, Question
 from evals.recompute import BITS_PER_BYTE, CONTINUATION
 from stages.files import sha256_file, write_jsonl
 
 VERSION = 1
 """Raised whenever a change to a task changes its values."""
+
+
+def write(folder: Path, held_out: HeldOut) -> list[str]:
+    """Write a bits-per-byte and a continuation task for each domain; return their names."""
+    scored = [write_bits_per_byte(folder, domain, documents) for domain, documents in held_out.documents.items()]
+    asked = [write_continuation(folder, domain, questions) for domain, questions in held_out.questions.items()]
+    return scored + asked
 
 
 def write_bits_per_byte(folder: Path, domain: str, documents: list[Document]) -> str:
@@ -53,7 +61,7 @@ def _write(folder: Path, name: str, definition: dict[str, Any], rows: Iterable[d
 
 
 def definition_digest(folder: Path, name: str) -> str:
-    """Return the hex SHA-256 over `sha256  file` lines of the task's data and YAML: what the task's values rest on."""
-    files = [folder / f"{name}.jsonl", folder / f"{name}.yaml"]
-    lines = [f"{sha256_file(path)}  {path.name}\n" for path in files]
+    """Return the hex SHA-256 over the `sha256  file` lines of a task's data and its YAML."""
+    paths = [folder / f"{name}.jsonl", folder / f"{name}.yaml"]
+    lines = [f"{sha256_file(path)}  {path.name}\n" for path in paths]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
 
 from stages.files import read_json
 
@@ -42,10 +41,3 @@ def _counts(prefix: Path, vocab_size: int) -> NDArray[np.int64]:
     for start in range(0, len(tokens), BLOCK_TOKENS):
         counts += np.bincount(tokens[start : start + BLOCK_TOKENS], minlength=vocab_size)
     return counts
-
-
-def tokenize(model: Path, texts: list[str]) -> list[list[int]]:
-    """Return the tokens of each text as lm-eval sees them: by the model's own tokenizer, nothing added."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    tokens: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return tokens

@@ -18,16 +18,15 @@ from typing import Any, Literal
 from pydantic import Field
 
 from evals import report
-from evals.documents import Document
-from evals.questions import ContinuationSettings, Question, ask
-from evals.recompute import BITS_PER_BYTE, CONCATENATED, CONTINUATION, results_from_samples
+from evals.questions import ContinuationSettings, HeldOut, ask
+from evals.recompute import results_from_samples
 from stages.errors import UserError
-from stages.files import OUT, output, read_json, require, write_json, write_jsonl
+from stages.files import OUT, output, read_json, require, write_json
 from stages.runner import run
 from stages.settings import Settings, load
 
 
-class Evaluate(Settings):
+class EvaluateSettings(Settings):
     """Section `evaluate` of params.yaml."""
 
     documents: int = Field(gt=1)
@@ -60,7 +59,7 @@ class Evaluate(Settings):
 
 def main() -> None:
     """Load, choose documents and questions, score them, write."""
-    settings = load("evaluate", Evaluate)
+    settings = load("evaluate", EvaluateSettings)
     model = require(OUT / "export" / "model" / "config.json", "export").parent
     test = require(OUT / "curate" / "documents" / "test", "curate")
     require(OUT / "shards" / "index.json", "shards")
@@ -71,14 +70,14 @@ def main() -> None:
     documents = select(test, settings.documents, settings.seed)
     questions = {domain: ask(chosen, settings.continuation, settings.seed) for domain, chosen in documents.items()}
     with output("evaluate") as folder:
-        results = _evaluate(settings, model, documents, questions, folder)
+        results = _evaluate(settings, model, HeldOut(documents, questions), folder)
         write_json(folder / "results.json", results)
         write_json(folder / "metrics.json", report.headline(results))
         write_json(folder / "plots" / "bits_per_byte.json", report.bars(results))
-    _print(results)
+    print("\n".join(report.lines(results)))
 
 
-def _check(settings: Evaluate, model: Path) -> None:
+def _check(settings: EvaluateSettings, model: Path) -> None:
     """Refuse what would fail or be cut off only after minutes; a byte-level token is at least one byte."""
     context = read_json(model / "config.json")["max_position_embeddings"]
     longest = settings.continuation.context_bytes + settings.continuation.choice_bytes
@@ -91,21 +90,16 @@ def _check(settings: Evaluate, model: Path) -> None:
         raise UserError(f"evaluate.include_path = '{settings.include_path}' is not a folder. Correct it or set null.")
 
 
-def _evaluate(
-    settings: Evaluate,
-    model: Path,
-    documents: dict[str, list[Document]],
-    questions: dict[str, list[Question]],
-    folder: Path,
-) -> dict[str, Any]:
+def _evaluate(settings: EvaluateSettings, model: Path, held_out: HeldOut, folder: Path) -> dict[str, Any]:
     """Write tasks and samples below `folder`; return the content of results.json."""
-    from evals import harness, tasks
+    from evals import harness, samples, tasks, unigram
+    from evals.baselines import Baselines
 
-    names = [tasks.write_bits_per_byte(folder / "tasks", domain, chosen) for domain, chosen in documents.items()]
-    names += [tasks.write_continuation(folder / "tasks", domain, asked) for domain, asked in questions.items()]
+    names = tasks.write(folder / "tasks", held_out)
     scorer = harness.Model(model, settings.device, settings.dtype, settings.batch_size, settings.threads)
     outcome = harness.run(scorer, folder / "tasks", names, settings.tasks, settings.include_path)
-    _write_samples(settings, model, documents, questions, outcome.samples, folder / "samples")
+    baselines = Baselines(unigram.fit(OUT / "shards"), model, settings.threads)
+    samples.write(folder / "samples", held_out, outcome.samples, baselines)
     results = results_from_samples(folder / "samples")
     report.check_against_lm_eval(results, outcome.results)
     definitions = {
@@ -113,39 +107,8 @@ def _evaluate(
         for name in names
     }
     results["harness"] = {**harness.versions(), "tasks": definitions}
-    results["benchmarks"] = report.benchmarks(outcome.results, settings.tasks)
+    results["benchmarks"] = {name: outcome.benchmark(name) for name in settings.tasks}
     return results
-
-
-def _write_samples(
-    settings: Evaluate,
-    model: Path,
-    documents: dict[str, list[Document]],
-    questions: dict[str, list[Question]],
-    scored: dict[str, list[dict[str, Any]]],
-    folder: Path,
-) -> None:
-    from evals import samples, unigram
-
-    frequencies = unigram.fit(OUT / "shards")
-    for domain, chosen in documents.items():
-        name, tokens = f"{BITS_PER_BYTE}{domain}", unigram.tokenize(model, [document.text for document in chosen])
-        rows = samples.of_documents(chosen, scored[name], tokens, frequencies, settings.threads)
-        write_jsonl(folder / f"{name}.jsonl", rows)
-    for domain, asked in questions.items():
-        name = f"{CONTINUATION}{domain}"
-        write_jsonl(folder / f"{name}.jsonl", samples.of_questions(asked, scored[name]))
-    write_jsonl(folder / f"{CONCATENATED}.jsonl", samples.of_concatenations(documents))
-
-
-def _print(results: dict[str, Any]) -> None:
-    for domain, part in results["bits_per_byte"].items():
-        model, xz = part["model"], part["xz_document"]
-        accuracy = results["continuation"][domain]["accuracy"]
-        print(
-            f"{domain}: {model['value']:.3f} ± {model['stderr']:.3f} bits per byte over {part['documents']} documents "
-            f"(xz -9e {xz['value']:.3f}); continuation {accuracy['value']:.3f} ± {accuracy['stderr']:.3f} (chance 0.25)"
-        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,11 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.evals import world
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offline_only_here() -> Iterator[None]:
+    with world.offline_only_here():
+        yield
