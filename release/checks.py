@@ -8,14 +8,10 @@ from typing import Any
 
 from safetensors import safe_open
 
-from evals.recompute import results_from_samples
 from release import card, facts, layout, lock, sums
 from stages.corpus.licenses import allow_list, refusal, stated
 from stages.files import read_json, read_jsonl, sha256_file
 from stages.settings import read_yaml
-
-TOLERANCE = 1e-9
-"""Relative: what another machine's mathematics library may change in the last bits of a recomputed value."""
 
 
 def files(root: Path) -> Iterator[str]:
@@ -34,17 +30,8 @@ def model_card(root: Path) -> Iterator[str]:
             yield f"{layout.CARD} line {number + 1}: has {left!r}, the run's files give {right!r}"
 
 
-def results(root: Path) -> Iterator[str]:
-    """evaluation/results.json is what the samples give."""
-    stated_results = read_json(root / "evaluation" / "results.json")
-    recomputed = results_from_samples(root / "evaluation" / "samples")
-    for part in ("bits_per_byte", "continuation"):
-        where = f"evaluation/results.json {part}"
-        yield from _unequal(where, stated_results[part], recomputed[part])
-
-
 def weights(root: Path) -> Iterator[str]:
-    """The weights open as safetensors, and hold as many parameters as the training says."""
+    """The weights open as safetensors, have the training's number of parameters, and are those compared with it."""
     stated_count = read_json(root / "training" / "metrics.json")["parameters"]
     count = 0
     for path in sorted(root.glob("*.safetensors")):
@@ -53,6 +40,9 @@ def weights(root: Path) -> Iterator[str]:
     if count != stated_count:
         yield f"*.safetensors hold {count} parameters, training/metrics.json says {stated_count}"
     parity = read_json(root / "training" / "parity.json")
+    for name, expected in sorted(parity["weights_sha256"].items()):
+        if (actual := sha256_file(root / name)) != expected:
+            yield f"{name}: sha256 is {actual}, training/parity.json compared {expected}"
     for name, limit in parity["limits"].items():
         if not parity[name] <= limit:
             yield f"training/parity.json: {name} is {parity[name]}, over its limit {limit}"
@@ -83,8 +73,8 @@ def graph_record(root: Path) -> Iterator[str]:
     stated_outs = {path: md5 for _, path, md5 in lock.entries(record, "outs")}
     for path, here in layout.copied_outs(root):
         actual = lock.md5_directory(here) if isinstance(here, dict) else lock.md5_file(here)
-        if path in stated_outs and stated_outs[path] != actual:
-            yield f"code/dvc.lock: '{path}' is {stated_outs[path]}, what is here is {actual}"
+        if stated_outs.get(path) != actual:
+            yield f"code/dvc.lock: '{path}' is {stated_outs.get(path, 'not there')}, what is here is {actual}"
     params = read_yaml(root / "code" / "params.yaml")
     for stage, name, value in lock.parameters(record):
         if (here := _lookup(params, name)) != value:
@@ -95,13 +85,19 @@ def data(root: Path) -> Iterator[str]:
     """Every training document is of a source and license that the manifest names and params.yaml allows."""
     known = facts.read(root)
     allowed = allow_list(known.params["snapshot"]["licenses"]["allow"])
+    if (actual := sha256_file(root / "tokenizer.json")) != (expected := known.shards["tokenizer"]["sha256"]):
+        yield f"tokenizer.json: sha256 is {actual}, the shards were made with {expected}"
+    identifiers = Counter[str]()
     for split, domains in sorted(known.shards["splits"].items()):
         rows = list(facts.documents(root / layout.SIDECARS / split))
+        identifiers.update(row["id"] for _, row in rows)
         yield from _provenance(split, rows, known, allowed)
         yield from _totals(root, split, rows, domains)
         kept = known.curation["kept"].get(split, {"documents": 0})["documents"]
         if kept != len(rows):
             yield f"data/documents/{split}: {len(rows)} documents, data/curation.json kept {kept}"
+    if repeated := sorted(identifier for identifier, count in identifiers.items() if count > 1):
+        yield f"data/documents: {len(repeated)} documents more than once, the first is {repeated[0]}"
 
 
 def _provenance(
@@ -116,9 +112,6 @@ def _provenance(
             yield f"{where}: data/manifest.json has fewer"
         if reason := refusal(stated(expression), allowed):
             yield f"{where}: {reason} by code/params.yaml"
-    identifiers = Counter(row["id"] for _, row in rows)
-    if repeated := sorted(identifier for identifier, count in identifiers.items() if count > 1):
-        yield f"data/documents/{split}: {len(repeated)} documents more than once, the first is {repeated[0]}"
 
 
 def _totals(root: Path, split: str, rows: list[tuple[str, facts.Record]], domains: facts.Record) -> Iterator[str]:
@@ -136,20 +129,6 @@ def _totals(root: Path, split: str, rows: list[tuple[str, facts.Record]], domain
         expected = entry["files"].get(f"{domain}.parquet", actual)
         if expected != actual:
             yield f"data/documents/{split}/{domain}.parquet: sha256 is {actual}, data/shards.json says {expected}"
-
-
-def _unequal(where: str, left: Any, right: Any) -> Iterator[str]:
-    if isinstance(left, dict) and isinstance(right, dict):
-        for name in sorted(left.keys() | right.keys()):
-            yield from _unequal(f"{where}.{name}", left.get(name), right.get(name))
-    elif not _same(left, right):
-        yield f"{where}: states {left!r}, the samples give {right!r}"
-
-
-def _same(left: Any, right: Any) -> bool:
-    if isinstance(left, float) and isinstance(right, float):
-        return math.isclose(left, right, rel_tol=TOLERANCE)
-    return bool(left == right)
 
 
 def _lookup(params: Any, name: str) -> Any:

@@ -2,8 +2,9 @@
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from stages.errors import UserError
 from stages.files import OUT, require
 
 CARD = "README.md"
@@ -67,10 +68,19 @@ def copied_outs(root: Path) -> Iterator[tuple[str, dict[str, Path] | Path]]:
         yield source.as_posix(), {path.relative_to(root / place).as_posix(): path for path in below}
     for place, source in FILES.items():
         yield source.as_posix(), root / place
-    for path in sorted((root / SIDECARS).glob("*/*.parquet")):
-        relative = PurePosixPath(path.relative_to(root / SIDECARS))
-        yield (OUT / "shards" / "tokens" / relative).as_posix(), path
+
+
+def existing(path: Path, parameter: str = "") -> Path:
+    """Return the path of a file of the repository.
+
+    Raises:
+        UserError: It is missing; the message names it, and the parameter that names it if one does.
+    """
+    if not path.is_file():
+        remedy = f"Correct {parameter}" if parameter else "Run from the root of a complete checkout"
+        raise UserError(f"'{path}' is missing, and a release holds it. {remedy}.")
+    return path
 
 
 def _made(path: Path) -> Path:
-    return require(path, path.parts[1]) if path.parts[0] == OUT.name else path
+    return require(path, path.parts[1]) if path.parts[0] == OUT.name else existing(path)

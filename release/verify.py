@@ -1,7 +1,7 @@
 """Recompute everything a release states and print what differs: `python -m release.verify PATH`.
 
 PATH is a release as the pipeline made it, as a registry restored it, or as it was downloaded from the Hub. Needs
-the checkout and its environment, and no network. Exits with 0 only if nothing differs.
+the checkout of its commit and the environment, and no network. Exits with 0 only if nothing differs.
 """
 
 import subprocess
@@ -14,7 +14,7 @@ from pathlib import Path
 from pyarrow import ArrowException
 from safetensors import SafetensorError
 
-from release import checks, checks_source, sums
+from release import checks, checks_evaluation, checks_source, sums
 from stages.errors import UserError
 
 CHECKS: dict[str, Callable[[Path], Iterator[str]]] = {
@@ -22,7 +22,8 @@ CHECKS: dict[str, Callable[[Path], Iterator[str]]] = {
     "weights": checks.weights,
     "training log": checks.training_log,
     "data": checks.data,
-    "results": checks.results,
+    "tasks": checks_evaluation.tasks,
+    "results": checks_evaluation.results,
     "model card": checks.model_card,
     "graph record": checks.graph_record,
     "source": checks_source.source,

@@ -56,8 +56,8 @@ def main() -> None:
 
     with output("release") as folder:
         layout.copy(folder)
-        shutil.copyfile(_existing(settings.license_file, "release.license_file"), folder / layout.LICENSE)
-        (folder / "code" / "dvc.lock").write_bytes(lock.of_the_release(_existing("dvc.lock", "the graph's record")))
+        shutil.copyfile(layout.existing(Path(settings.license_file), "release.license_file"), folder / layout.LICENSE)
+        (folder / "code" / "dvc.lock").write_bytes(lock.of_the_release(layout.existing(Path("dvc.lock"))))
         source.collect(folder / "code")
         (folder / layout.CARD).write_text(card.render(folder), encoding="utf-8")
         digest = sums.write(folder)
@@ -67,14 +67,6 @@ def main() -> None:
                     f"The release does not verify ({name}): {'; '.join(found[:5])}. Run `dvc repro release`."
                 )
         print(f"release: {settings.name} {settings.version}, {len(sums.read(folder))} files, digest {digest}")
-
-
-def _existing(path: str, what: str) -> Path:
-    if not Path(path).is_file():
-        raise UserError(
-            f"'{path}' ({what}) is missing. Run `dvc repro` from the repository's root, or correct the path."
-        )
-    return Path(path)
 
 
 if __name__ == "__main__":

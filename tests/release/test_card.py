@@ -1,6 +1,7 @@
 """The card's metadata is what the Hub accepts, and its numbers are the run's."""
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -29,7 +30,7 @@ def test_license_that_the_hub_does_not_list_is_named_beside() -> None:
 
 def test_release_loads_as_the_card_says(released: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(released)
-    model = AutoModelForCausalLM.from_pretrained(released)
+    model: Any = AutoModelForCausalLM.from_pretrained(released)
     inputs = tokenizer("def main(", return_tensors="pt", return_token_type_ids=False)
     output = model.generate(**inputs, max_new_tokens=4, do_sample=False)
     assert output.shape[1] == inputs["input_ids"].shape[1] + 4

@@ -17,7 +17,7 @@ TO = hub.Destination(REPO, "main", "v0.1.0", private=False, xet=False, timeout_s
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(retry, "PAUSES", (0.0,) * 5)
     with Server() as running:
         yield running

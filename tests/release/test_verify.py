@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from release import card, layout, sums, verify
+from release import card, layout, lock, sums, verify
 from release.card import render
 from stages.files import read_json, write_json
 from tests.release import world
@@ -111,6 +111,15 @@ def test_swapped_sample_is_found(released: Path) -> None:
     assert "'out/evaluate/samples' is" in found["graph record"][0]
 
 
+def test_task_on_another_document_is_found(released: Path) -> None:
+    path = released / "evaluation" / "tasks" / "bits_per_byte_code.jsonl"
+    path.write_text(path.read_text().replace("A document", "An easier"))
+    _sealed(released)
+    found = _found(released)["tasks"]
+    assert "bits_per_byte_code: sha256 is" in found[0]
+    assert "the text is not that of document" in found[1]
+
+
 def test_parameter_that_the_lock_does_not_have_is_found(released: Path) -> None:
     path = released / "code" / "params.yaml"
     path.write_text(path.read_text().replace("0.001", "0.002"))
@@ -121,9 +130,9 @@ def test_parameter_that_the_lock_does_not_have_is_found(released: Path) -> None:
 
 
 def test_code_that_did_not_run_is_found(run: Path, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock = released / "code" / "dvc.lock"
-    ran = world.lock.md5_file(run / "stages" / "pretrain.py")
-    lock.write_text(lock.read_text().replace(ran, "0" * 32))
+    record = released / "code" / "dvc.lock"
+    ran = lock.md5_file(run / "stages" / "pretrain.py")
+    record.write_text(record.read_text().replace(ran, "0" * 32))
     sums.write(released)
     found = _found(released)
     assert set(found) == {"source"}
@@ -151,13 +160,13 @@ def test_parameters_that_the_weights_do_not_have_are_found(released: Path) -> No
     [
         ("license", "GPL-3.0-only", "license_not_allowed"),
         ("source", "elsewhere", "data/manifest.json has no such source"),
-        ("id", "train-stdlib-1", "more than once"),
+        ("id", None, "more than once"),
     ],
 )
-def test_document_of_unknown_origin_is_found(released: Path, column: str, value: str, message: str) -> None:
+def test_document_of_unknown_origin_is_found(released: Path, column: str, value: str | None, message: str) -> None:
     path = released / layout.SIDECARS / "train" / "code.parquet"
     rows = pq.read_table(path).to_pylist()
-    rows[0][column] = value
+    rows[0][column] = value or rows[1][column]
     pq.write_table(pa.Table.from_pylist(rows), path)
     _sealed(released)
     assert any(message in line for line in _found(released)["data"])

@@ -14,10 +14,16 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from evals import tasks
+from evals.documents import Document
+from evals.questions import Question
 from evals.recompute import results_from_samples
 from release import layout, lock
+from stages.corpus.documents import document_id, text_digest
 from stages.files import sha256_file, write_json, write_jsonl
 
+TEXT = "A document of the tests.\n" * 4
+DOCUMENTS = 3  # in a domain of a split
 SPLITS = ("train", "validation", "test")
 SOURCES = {"stdlib": ("code", "Python-2.0.1"), "pages": ("prose", "MIT")}
 WHO = {
@@ -130,7 +136,8 @@ def _model(folder: Path) -> None:
     }
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|padding|>")
+    make_fast: Any = PreTrainedTokenizerFast
+    fast = make_fast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|padding|>")
     fast.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -149,7 +156,7 @@ def _corpus(out: Path) -> None:
     kept: dict[str, Any] = {}
     for split in SPLITS:
         splits[split] = {domain: _shard(out, split, source) for source, (domain, _) in SOURCES.items()}
-        kept[split] = {"documents": 4, "bytes": 400}
+        kept[split] = {"documents": 2 * DOCUMENTS, "bytes": 2 * DOCUMENTS * len(TEXT)}
     sources = {
         name: {
             "domain": domain,
@@ -165,19 +172,28 @@ def _corpus(out: Path) -> None:
     write_jsonl(out / "snapshot" / "refused.jsonl", [{"source": "stdlib", "reason": "license_not_allowed"}])
     write_json(out / "curate" / "report.json", {"kept": kept, "dropped": {"length": {"documents": 2, "bytes": 20}}})
     write_jsonl(out / "curate" / "dropped.jsonl", [{"reason": "length"}])
-    write_json(out / "shards" / "index.json", {"tokenizer": {"sha256": "1" * 64}, "splits": splits})
+    tokenizer = {"sha256": sha256_file(out / "export" / "model" / "tokenizer.json")}
+    write_json(out / "shards" / "index.json", {"tokenizer": tokenizer, "splits": splits})
 
 
 def _shard(out: Path, split: str, source: str) -> dict[str, Any]:
     domain, expression = SOURCES[source]
     rows = [
-        {"id": f"{split}-{source}-{number}", "source": source, "license": expression, "tokens": 10, "bytes": 100}
-        for number in range(2)
+        {
+            "id": document_id(source, f"{split}/{number}", text_digest(TEXT)),
+            "source": source,
+            "license": expression,
+            "origin": f"{split}/{number}",
+            "tokens": 10,
+            "bytes": len(TEXT),
+        }
+        for number in range(DOCUMENTS)
     ]
     path = out / "shards" / "tokens" / split / f"{domain}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path)
-    return {"documents": 2, "tokens": 20, "bytes": 200, "files": {path.name: sha256_file(path)}}
+    totals = {"documents": DOCUMENTS, "tokens": 10 * DOCUMENTS, "bytes": len(TEXT) * DOCUMENTS}
+    return {**totals, "files": {path.name: sha256_file(path)}}
 
 
 def _training(out: Path) -> None:
@@ -205,34 +221,35 @@ def _training(out: Path) -> None:
         "max_abs_logit_difference": 1e-6,
         "loss_difference": 1e-7,
         "limits": {"max_abs_logit_difference": 1e-4, "loss_difference": 1e-5},
+        "weights_sha256": {"model.safetensors": sha256_file(out / "export" / "model" / "model.safetensors")},
     }
     write_json(out / "export" / "parity.json", parity)
 
 
 def _evaluation(folder: Path) -> None:
     samples = folder / "samples"
-    for domain in ("code", "prose"):
-        sizes = {"bytes": 100, "tokens": 30, "unigram_nats": 300.0, "xz_bytes": 60, "zstd_bytes": 62}
-        rows = [{"id": f"{domain}{number}", "log_likelihood": -180.0 - number, **sizes} for number in range(3)]
+    (folder / "tasks").mkdir(parents=True)
+    names = []
+    for source, (domain, _) in SOURCES.items():
+        origins = [f"test/{number}" for number in range(DOCUMENTS)]
+        identifiers = [document_id(source, origin, text_digest(TEXT)) for origin in origins]
+        documents = [Document(each, domain, text_digest(TEXT), TEXT) for each in identifiers]
+        names.append(tasks.write_bits_per_byte(folder / "tasks", domain, documents))
+        choices = ["a", "b", "c", "d"]
+        questions = [Question(f"{each}-q", each, "A", choices, gold) for gold, each in enumerate(identifiers)]
+        names.append(tasks.write_continuation(folder / "tasks", domain, questions))
+        sizes = {"bytes": len(TEXT), "tokens": 30, "unigram_nats": 300.0, "xz_bytes": 60, "zstd_bytes": 62}
+        rows = [{"id": each, "log_likelihood": -180.0 - index, **sizes} for index, each in enumerate(identifiers)]
         write_jsonl(samples / f"bits_per_byte_{domain}.jsonl", rows)
-        questions = [
-            {
-                "id": f"{domain}{number}-q",
-                "document": f"{domain}{number}",
-                "gold": number,
-                "log_likelihoods": [-1.0, -2.0, -3.0, -4.0],
-                "characters": [4, 4, 4, 4],
-            }
-            for number in range(3)
-        ]
-        write_jsonl(samples / f"continuation_{domain}.jsonl", questions)
-    together = [
-        {"domain": domain, "bytes": 300, "xz_bytes": 150, "zstd_bytes": 155} for domain in ("code", "prose", "all")
-    ]
-    write_jsonl(samples / "concatenated.jsonl", together)
-    write_json(folder / "tasks" / "code.json", {"task": "code"})
-    harness = {"lm_eval": "0.4.13", "transformers": "5.23.0", "tasks": {}}
-    write_json(folder / "results.json", {**results_from_samples(samples), "harness": harness})
+        answer = {"log_likelihoods": [-1.0, -2.0, -3.0, -4.0], "characters": [1, 1, 1, 1]}
+        answers = [{"id": each.id, "document": each.document, "gold": each.gold, **answer} for each in questions]
+        write_jsonl(samples / f"continuation_{domain}.jsonl", answers)
+    joined = {"bytes": DOCUMENTS * len(TEXT), "xz_bytes": 150, "zstd_bytes": 155}
+    write_jsonl(samples / "concatenated.jsonl", [{"domain": domain, **joined} for domain in ("code", "prose", "all")])
+    digests = {name: tasks.definition_digest(folder / "tasks", name) for name in names}
+    definitions = {name: {"version": 1, "sha256": digest} for name, digest in digests.items()}
+    harness = {"lm_eval": "0.4.13", "transformers": "5.23.0", "tasks": definitions}
+    write_json(folder / "results.json", {**results_from_samples(samples), "harness": harness, "benchmarks": {}})
 
 
 def read(path: Path) -> Any:
