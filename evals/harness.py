@@ -51,8 +51,8 @@ class Outcome:
     def benchmark(self, name: str) -> dict[str, Any]:
         """Return the numbers of a user's task as lm-eval gives them; null where it has no standard error."""
         metrics = {key: value for key, value in self.results[name].items() if "," in key}
-        known = {key: None if value == "N/A" else value for key, value in metrics.items()}
-        return {"version": self.versions[name], "metrics": known}
+        numbers = {key: None if value == "N/A" else value for key, value in metrics.items()}
+        return {"version": self.versions[name], "metrics": numbers}
 
 
 def versions() -> dict[str, str]:
@@ -94,13 +94,11 @@ def run(model: Model, folder: Path, names: Sequence[str], benchmarks: Sequence[s
 
 def _check_device(device: str) -> None:
     """Refuse a device that is not there, for which HFLM would quietly take another."""
-    known = {"cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))}
+    known = ["cpu"]
     if torch.cuda.is_available():
-        known.add("cuda")
+        known += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if device not in known:
-        raise UserError(
-            f"evaluate.device = '{device}': this machine has {', '.join(sorted(known))}. Choose one of them."
-        )
+        raise UserError(f"evaluate.device = '{device}': torch finds {', '.join(known)} here. Choose one of these.")
 
 
 def _task_manager(benchmarks: Sequence[str], include: Path | None) -> TaskManager:

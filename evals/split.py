@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.dataset as arrow
 
 from evals.documents import Document, digest
 from evals.recompute import POOLED
 from stages.errors import UserError
+
+SCHEMA = pa.schema({name: pa.string() for name in ("id", "domain", "sha256", "text")})
 
 
 def select(split: Path, limit: int, seed: int) -> dict[str, list[Document]]:
@@ -17,7 +20,7 @@ def select(split: Path, limit: int, seed: int) -> dict[str, list[Document]]:
     Raises:
         UserError: The split holds no document, or a domain has the name of the pooled results.
     """
-    table = arrow.dataset(split, format="parquet")
+    table = arrow.dataset(split, schema=SCHEMA, format="parquet")
     keys = [(digest(seed, row["sha256"]), row["domain"], row["id"]) for row in _rows(table, ["id", "domain", "sha256"])]
     if not keys:
         raise UserError(f"'{split}' holds no document. Raise curate.split.test, then run `dvc repro curate`.")
