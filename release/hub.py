@@ -247,16 +247,23 @@ def _answer(call: Callable[[], T]) -> T:
         return call()
     except HfHubHTTPError as error:
         if error.response.status_code in PASSING:
-            raise UnclearError(str(error), _requested_wait(error)) from error
-        raise UserError(f"The Hub refused: {error}. Check publish.hub.repo_id and the rights of the token.") from error
-    except (httpx2.TransportError, ValueError) as error:
-        if isinstance(error, ValueError):
-            raise UserError(f"The Hub refused the release: {error}") from error
+            raise UnclearError(_one_line(error), _requested_wait(error)) from error
+        raise UserError(
+            f"The Hub refused: {_one_line(error)} Check publish.hub.repo_id and the rights of the token."
+        ) from error
+    except ValueError as error:
+        raise UserError(f"The Hub refused the release: {_one_line(error)}") from error
+    except httpx2.TransportError as error:
         raise UnclearError(f"no answer from the Hub ({type(error).__name__}: {error})") from error
     except OSError as error:
         if error.errno is not None:
             raise
-        raise UnclearError(f"the Hub's client failed ({type(error).__name__}: {error})") from error
+        hint = " If this is about Xet, set publish.hub.xet = false" if "xet" in str(error).lower() else ""
+        raise UnclearError(f"the Hub's client failed: {_one_line(error)}.{hint}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _requested_wait(error: HfHubHTTPError) -> float:

@@ -29,8 +29,8 @@ Next:
 
 def text(root: Path) -> str:
     """Return the summary of the release at `root`."""
-    known = facts.read(root)
     paths = sums.read(root)
+    known = facts.read(root)
     size = sum((root / path).stat().st_size for path in paths)
     release, metrics = known.params["release"], known.metrics
     lines = [

@@ -13,7 +13,6 @@ import pytest
 from release import card, layout, lock, sums, verify
 from release.card import render
 from stages.files import read_json, write_json
-from tests.release import world
 
 
 def _found(root: Path) -> dict[str, list[str]]:
