@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import types
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,32 @@ def save(path: Path, model: Any, optimizer: Any = None, scheduler: Any = None, p
     dist_checkpointing.save(_state(model, optimizer, scheduler, progress), str(partial))
     dist.barrier()
     if parallel.is_first():
-        _forget_name(partial)
+        _make_canonical(partial)
         partial.rename(path)
     dist.barrier()
 
 
-def _forget_name(checkpoint: Path) -> None:
-    """Drop the folder's name and the random id that torch notes in a checkpoint: equal states are equal bytes."""
+class _ByValue(pickle.Pickler):
+    """Writes equal values as equal bytes: which of them are one object in memory differs after a resume."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fast = True  # no memo
+
+
+_PICKLE_BY_VALUE = types.SimpleNamespace(__name__="pickle_by_value", Pickler=_ByValue)
+"""As much of a pickle module as torch.save asks for."""
+
+
+def _make_canonical(checkpoint: Path) -> None:
+    """Rewrite what depends on the process rather than the state: the folder's name, a random id, object identity."""
     file = checkpoint / ".metadata"
     metadata = pickle.loads(file.read_bytes())
     metadata.storage_meta = None
-    file.write_bytes(pickle.dumps(metadata))
+    with file.open("wb") as stream:
+        _ByValue(stream).dump(metadata)
+    common = torch.load(checkpoint / "common.pt", weights_only=False)
+    torch.save(common, checkpoint / "common.pt", pickle_module=_PICKLE_BY_VALUE)
 
 
 def load(path: Path, model: Any, optimizer: Any = None, scheduler: Any = None) -> Any:

@@ -13,8 +13,16 @@ from stages.errors import UserError
 
 
 def initialize(folder: Path) -> None:
-    """Make the initial weights of the job in `folder`, in a process of their own."""
-    subprocess.run([sys.executable, "-W", "ignore", "-m", "model.initialize", str(folder)], check=True)
+    """Make the initial weights of the job in `folder`, in a process of their own.
+
+    Raises:
+        UserError: It failed; its own message stands above.
+    """
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-m", "model.initialize", str(folder)])
+    if ended.returncode:
+        raise UserError(
+            f"the initial weights could not be made in '{folder}' (exit code {ended.returncode}); see above"
+        )
 
 
 def train(job: Job, folder: Path) -> None:

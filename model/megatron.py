@@ -12,6 +12,7 @@ torch), rewriting Megatron-Core's source on import (tracebacks show other code t
 """
 
 import contextlib
+import functools
 import importlib.abc
 import importlib.machinery
 import sys
@@ -25,12 +26,12 @@ import torch
 _CPU = torch.device("cpu")
 
 
+@functools.cache
 def install() -> None:
     """Make `megatron.core` importable and trainable here. Call it before the first import of `megatron.core`."""
-    if "megatron.core" in sys.modules:
-        return
     warnings.filterwarnings("ignore", module=r"megatron\.core")  # each missing accelerator library warns on its own
     if not torch.cuda.is_available():
+        assert "megatron.core" not in sys.modules, "megatron.core was imported before model.megatron.install()"
         sys.meta_path.insert(0, _MegatronFinder(_torch_on_cpu()))
         _patch_tensor_methods()
     _use_resumable_adam()

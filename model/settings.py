@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from stages.errors import UserError
 from stages.settings import Settings
 
 
@@ -175,13 +176,13 @@ def check_layout(model: ModelSettings, pretrain: PretrainSettings) -> None:
     """Refuse a model that the layout cannot split.
 
     Raises:
-        ValueError: A dimension is not divisible by the tensor-parallel size.
+        UserError: A dimension is not divisible by the tensor-parallel size.
     """
     size = pretrain.layout.tensor_model_parallel_size
     for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "make_vocab_size_divisible_by"):
         value = getattr(model, name)
         if value % size:
-            raise ValueError(
-                f"model.{name} = {value} is not divisible by pretrain.layout.tensor_model_parallel_size = {size}; "
+            raise UserError(
+                f"params.yaml: model.{name} = {value} is not divisible by pretrain.layout.tensor_model_parallel_size = {size}; "
                 "change one of them"
             )

@@ -47,10 +47,7 @@ def read_job_from_params() -> Job:
         UserError: A parameter is wrong, or an input is missing or does not fit the parameters.
     """
     model, pretrain = load("model", ModelSettings), load("pretrain", PretrainSettings)
-    try:
-        check_layout(model, pretrain)
-    except ValueError as error:
-        raise UserError(f"params.yaml: {error}") from None
+    check_layout(model, pretrain)
     index_file = require(OUT / "shards" / "index.json", "shards")
     index = read_json(index_file)
     domains = index["splits"]["train"]

@@ -1,0 +1,45 @@
+# `make repro` and `make test` are all the set-up there is. See README.md.
+
+PYTHON ?= python3.11
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: repro test test-unit lint format lock clean
+
+repro: .venv/installed  ## the whole graph, then what came of it
+	python -m stages.params
+	dvc repro
+	python -m release.summary
+
+test: .venv/installed  ## every test
+	python -m pytest
+
+test-unit: .venv/installed  ## the fast tier
+	python -m pytest -m "not e2e"
+
+lint: .venv/installed
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: .venv/installed
+	ruff check --fix .
+	ruff format .
+
+# Everything but torch is installed by hash. torch is pinned by version; its build (CPU, CUDA) is the machine's choice,
+# and the release records which one was used.
+.venv/installed: requirements.lock
+	$(PYTHON) -m venv .venv
+	python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
+	python -m pip install --quiet $(TORCH)
+	touch $@
+
+lock: .venv/installed  ## resolve pyproject.toml anew
+	pip-compile --quiet --extra dev --generate-hashes --strip-extras --allow-unsafe --no-header --no-emit-index-url \
+		--no-emit-find-links --no-emit-trusted-host --no-emit-options --output-file requirements.lock pyproject.toml
+	sed -i -e '/^torch==/,/^[^ ]/{/^torch==/d;/^ /d}' -e '/^#/d' requirements.lock
+
+clean:  ## all results; the environment stays
+	rm -rf out

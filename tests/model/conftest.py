@@ -1,0 +1,45 @@
+"""Trained runs that several tests look at; each is trained once a session."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.model import corpus
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def stage_environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Callable[..., Path]:
+    """A function that makes a folder with token shards and params.yaml."""
+
+    def make(name: str, **settings: Any) -> Path:
+        root = tmp_path / name
+        corpus.write(root)
+        (root / "params.yaml").write_text(json.dumps(corpus.params(**settings)))
+        return root
+
+    return make
+
+
+@pytest.fixture
+def run_stage(stage_environment: dict[str, str]) -> Callable[[str, Path], None]:
+    """A function that runs a stage in a folder, as dvc does, and requires that it ends well."""
+
+    def run(stage: str, root: Path) -> None:
+        command = [sys.executable, "-m", f"stages.{stage}"]
+        ended = subprocess.run(command, cwd=root, env=stage_environment, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+
+    return run

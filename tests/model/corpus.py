@@ -1,0 +1,89 @@
+"""A small real corpus as the pretrain stage finds it: the standard library as token shards, and parameters."""
+
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+from stages.corpus import bpe
+from stages.files import sha256_file, write_json
+
+VOCAB_SIZE = 500
+DOMAINS = {"code": "json", "prose": "email"}
+
+
+def write(root: Path) -> None:
+    """Write out/tokenizer and out/shards below `root`."""
+    library = Path(sysconfig.get_path("stdlib"))
+    texts = {
+        domain: [file.read_text(encoding="utf-8") for file in sorted((library / package).glob("*.py"))]
+        for domain, package in DOMAINS.items()
+    }
+    tokenizer = bpe.train((text for some in texts.values() for text in some), VOCAB_SIZE)
+    file = root / "out" / "tokenizer" / "tokenizer" / "tokenizer.json"
+    file.parent.mkdir(parents=True)
+    tokenizer.save(str(file))
+    splits = {}
+    for split in ("train", "validation"):
+        folder = root / "out" / "shards" / "tokens" / split
+        folder.mkdir(parents=True)
+        splits[split] = {domain: _write_shard(folder / domain, tokenizer, texts[domain]) for domain in texts}
+    entry = {"sha256": sha256_file(file), "vocab_size": VOCAB_SIZE, "end_of_document": 0, "pad": 1}
+    write_json(root / "out" / "shards" / "index.json", {"tokenizer": entry, "splits": splits})
+
+
+def _write_shard(prefix: Path, tokenizer: Any, texts: list[str]) -> dict[str, int]:
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+    tokens = 0
+    for text in texts:
+        ids = [*tokenizer.encode(text).ids, 0]
+        builder.add_document(torch.tensor(ids), [len(ids)])
+        tokens += len(ids)
+    builder.finalize(f"{prefix}.idx")
+    return {"documents": len(texts), "tokens": tokens}
+
+
+def params(steps: int = 12, tensor_parallel: int = 1, **pretrain: Any) -> dict[str, Any]:
+    """Return parameters of a model of 130 k weights."""
+    return {
+        "model": {
+            "num_layers": 2,
+            "hidden_size": 64,
+            "ffn_hidden_size": 128,
+            "num_attention_heads": 4,
+            "num_query_groups": 2,
+            "seq_length": 64,
+        },
+        "pretrain": {
+            "device": "cpu",
+            "precision": "float32",
+            "num_threads": 1,
+            "layout": {"tensor_model_parallel_size": tensor_parallel, "data_parallel_size": 1},
+            "weight_seed": 3,
+            "data_seed": 5,
+            "blend": {"code": 0.7, "prose": 0.3},
+            "steps": steps,
+            "global_batch_size": 4,
+            "micro_batch_size": 2,
+            "optimizer": {
+                "learning_rate": 3e-3,
+                "min_learning_rate": 3e-4,
+                "warmup_steps": 4,
+                "decay_style": "cosine",
+                "weight_decay": 0.1,
+            },
+            "eval_interval": 6,
+            "eval_sequences": 4,
+            "checkpoint_interval": 4,
+            **pretrain,
+        },
+        "export": {
+            "num_threads": 1,
+            "sequences": 2,
+            "max_abs_logit_difference": 1e-4,
+            "max_loss_difference": 1e-5,
+        },
+    }
