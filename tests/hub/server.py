@@ -126,6 +126,7 @@ class Server:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer in one packet: in two, each waits 40 ms for the first's acknowledgement
     hub: Server
 
     def log_message(self, *_: object) -> None:
