@@ -48,10 +48,10 @@ class EvaluateSettings(Settings):
     """CPU threads; part of what decides the last bits."""
 
     batch_size: int = Field(gt=0)
-    """Windows (of one context length) that the model scores at once."""
+    """Windows, of one context length each, that the model scores at once. On a CPU few are faster than many."""
 
     tasks: tuple[str, ...]
-    """Further lm-eval tasks or groups by name, reported under `benchmarks`; their data must be local."""
+    """Further lm-eval tasks, groups or tags by name, reported under `benchmarks`; their data must be local."""
 
     include_path: Path | None
     """Folder of lm-eval task definitions of your own."""
@@ -107,7 +107,7 @@ def _evaluate(settings: EvaluateSettings, model: Path, held_out: HeldOut, folder
         for name in names
     }
     results["harness"] = {**harness.versions(), "tasks": definitions}
-    results["benchmarks"] = {name: outcome.benchmark(name) for name in settings.tasks}
+    results["benchmarks"] = {name: outcome.benchmark(name) for name in sorted(outcome.results.keys() - set(names))}
     return results
 
 
