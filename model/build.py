@@ -1,6 +1,9 @@
 """Settings in, a Megatron-Core GPTModel out."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from model import megatron
@@ -13,13 +16,35 @@ from megatron.core.transformer.torch_norm import WrappedTorchNorm  # noqa: E402
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
+from model import parallel  # noqa: E402
 from model.modules import CausalAttention, Norm  # noqa: E402
 from model.settings import LayoutSettings, ModelSettings  # noqa: E402
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
-def build_model(model: ModelSettings, layout: LayoutSettings, vocab_size: int, precision: str = "float32") -> GPTModel:
+class Decoder(GPTModel):
+    """GPTModel whose padding rows of the vocabulary take no share of the softmax.
+
+    Megatron-Core trains them along, so that its loss is not the loss of the exported model, which has none.
+    """
+
+    def __init__(self, *args: Any, unpadded_vocab_size: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._unpadded_vocab_size = unpadded_vocab_size
+
+    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Return the losses `[b, s]` of labels `[b, s]` under logits `[s, b, v / tensor-parallel size]`."""
+        first = parallel.tensor_parallel_rank() * logits.shape[-1]
+        padding = max(0, first + logits.shape[-1] - max(first, self._unpadded_vocab_size))
+        if padding:
+            hidden = torch.arange(logits.shape[-1], device=logits.device) >= logits.shape[-1] - padding
+            logits = logits.masked_fill(hidden, -torch.inf)
+        losses: Tensor = super().compute_language_model_loss(labels, logits)
+        return losses
+
+
+def build_model(model: ModelSettings, layout: LayoutSettings, vocab_size: int, precision: str = "float32") -> Decoder:
     """Return this rank's part of the model, on the CPU, with weights from the current seed.
 
     Args:
@@ -29,10 +54,11 @@ def build_model(model: ModelSettings, layout: LayoutSettings, vocab_size: int, p
         precision: `float32` or `bf16`.
     """
     config = transformer_config(model, layout, precision)
-    return GPTModel(
+    return Decoder(
         config,
         _layer_spec(config),
         vocab_size=model.padded_vocab_size(vocab_size),
+        unpadded_vocab_size=vocab_size,
         max_sequence_length=model.seq_length,
         position_embedding_type="rope",
         rotary_base=model.rotary_base,

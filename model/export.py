@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core.models.gpt import GPTModel
 from transformers import AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
 from model import checkpoint, parallel
-from model.build import build_model
+from model.build import Decoder, build_model
 from model.data import Batch, ValidationData
 from model.job import Job
 from model.llama import llama_config, to_llama
@@ -77,7 +76,7 @@ def export(job: Job, trained: Path, folder: Path, num_threads: int, sequences: i
     return parity
 
 
-def write_llama(megatron: GPTModel, job: Job, folder: Path) -> None:
+def write_llama(megatron: Decoder, job: Job, folder: Path) -> None:
     """Write configuration, weights and tokenizer with `transformers`' own writers."""
     shards = job.shards
     config = llama_config(job.model, shards.vocab_size, shards.end_of_document, shards.pad)
@@ -106,7 +105,7 @@ def _validation(job: Job, sequences: int) -> list[ValidationData]:
 
 
 @torch.no_grad()
-def compare(megatron: GPTModel, llama: LlamaForCausalLM, batches: list[Batch]) -> Parity:
+def compare(megatron: Decoder, llama: LlamaForCausalLM, batches: list[Batch]) -> Parity:
     """Return the distance of two models over batches of tokens, labels and positions `[b, s]`."""
     vocab_size = llama.config.vocab_size
     largest = difference = 0.0
@@ -129,10 +128,11 @@ def _loss_sum(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def first_difference(megatron: GPTModel, llama: LlamaForCausalLM, batch: Batch, limit: float) -> str:
+def first_difference(megatron: Decoder, llama: LlamaForCausalLM, batch: Batch, limit: float) -> str:
     """Return the first point of the forward pass where the models differ by more than `limit`, with the difference."""
     inputs, _, positions = batch
-    ours, theirs = {}, {}
+    ours: dict[str, torch.Tensor] = {}
+    theirs: dict[str, torch.Tensor] = {}
     _record(ours, {"the embedding": megatron.embedding, **_layers(megatron.decoder.layers)}, sequence_first=True)
     _record(theirs, {"the embedding": llama.model.embed_tokens, **_layers(llama.model.layers)}, sequence_first=False)
     megatron(inputs, positions, None)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dvclive import Live
+from dvclive.live import Live
 from tqdm import tqdm
 
 from model.log import read

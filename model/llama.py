@@ -71,4 +71,5 @@ def split_qkv(fused: Tensor, model: ModelSettings) -> tuple[Tensor, Tensor, Tens
     heads_per_group = model.num_attention_heads // model.num_query_groups
     grouped = fused.view(model.num_query_groups, (heads_per_group + 2) * head, model.hidden_size)
     query, key, value = grouped.split([heads_per_group * head, head, head], dim=1)
-    return tuple(part.reshape(-1, model.hidden_size) for part in (query, key, value))  # type: ignore[return-value]
+    width = model.hidden_size
+    return query.reshape(-1, width), key.reshape(-1, width), value.reshape(-1, width)

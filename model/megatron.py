@@ -96,7 +96,7 @@ class _MegatronFinder(importlib.abc.MetaPathFinder):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
-            spec.loader.exec_module = self._bind_after(spec.loader.exec_module)  # type: ignore[method-assign]
+            spec.loader.exec_module = self._bind_after(spec.loader.exec_module)  # type: ignore[method-assign, assignment]
         return spec
 
     def _bind_after(self, execute: Callable[[types.ModuleType], None]) -> Callable[[types.ModuleType], None]:
@@ -122,7 +122,7 @@ def _patch_tensor_methods() -> None:
         return result.replace("torch.", "torch.cuda.", 1) if asked_for_name and "cuda" not in result else result
 
     torch.Tensor.type = type_as_on_cuda  # type: ignore[method-assign, assignment]
-    torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign, assignment]
+    torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
 
 
 def _use_resumable_adam() -> None:
@@ -173,7 +173,7 @@ class FusedAdamW(torch.optim.Optimizer):
         step = torch.full((), float(group["step"]), device=parameters[0].device)
         self._kernel(
             parameters,
-            [p.grad for p in parameters],
+            [p.grad for p in parameters if p.grad is not None],
             [self.state[p]["exp_avg"] for p in parameters],
             [self.state[p]["exp_avg_sq"] for p in parameters],
             [],

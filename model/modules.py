@@ -3,10 +3,15 @@
 from typing import Any
 
 import torch
-from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn import functional
+
+from model import megatron
+
+megatron.install()
+
+from megatron.core.transformer.module import MegatronModule  # noqa: E402 - after install
+from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
 
 class CausalAttention(MegatronModule):

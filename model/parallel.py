@@ -30,7 +30,7 @@ def processes(layout: LayoutSettings, device: str, num_threads: int, seed: int) 
     """
     torch.set_num_threads(num_threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs time
     own = _join(device)
     if dist.get_world_size() != layout.world_size:
         raise UserError(
@@ -56,7 +56,7 @@ def _join(device: str) -> torch.device:
         dist.init_process_group(backend)
     else:
         own = torch.device(device, 0) if device == "cuda" else torch.device("cpu")
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
     if device == "cuda":
         torch.cuda.set_device(own)
     return own
@@ -72,14 +72,21 @@ def data_parallel_rank() -> int:
     return int(parallel_state.get_data_parallel_rank())
 
 
+def tensor_parallel_rank() -> int:
+    """Return which shard of every matrix is this process's."""
+    return int(parallel_state.get_tensor_model_parallel_rank())
+
+
 def data_parallel_group() -> dist.ProcessGroup:
     """Return the processes that hold the same weights."""
-    return parallel_state.get_data_parallel_group(with_context_parallel=True)
+    group: dist.ProcessGroup = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    return group
 
 
 def tensor_parallel_group() -> dist.ProcessGroup:
     """Return the processes that share each matrix."""
-    return parallel_state.get_tensor_model_parallel_group()
+    group: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()
+    return group
 
 
 def mean_over_replicas(value: torch.Tensor) -> torch.Tensor:

@@ -183,6 +183,6 @@ def check_layout(model: ModelSettings, pretrain: PretrainSettings) -> None:
         value = getattr(model, name)
         if value % size:
             raise UserError(
-                f"params.yaml: model.{name} = {value} is not divisible by pretrain.layout.tensor_model_parallel_size = {size}; "
-                "change one of them"
+                f"params.yaml: model.{name} = {value} is not divisible by "
+                f"pretrain.layout.tensor_model_parallel_size = {size}; change one of them"
             )

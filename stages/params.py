@@ -1,7 +1,7 @@
 """Check every parameter at once, or lay a preset over them: `python -m stages.params [PRESET]`.
 
-Without an argument: reads params.yaml and says in under a second what is wrong with it. With a name: writes the values of
-`model/presets/<name>.yaml` into params.yaml, keeping its comments, if the result is valid.
+Without an argument: reads params.yaml and says in under a second what is wrong with it. With a name: writes the
+values of `model/presets/<name>.yaml` into params.yaml, keeping its comments, if the result is valid.
 """
 
 import sys
