@@ -15,6 +15,7 @@ from model.job import Job
 from model.llama import llama_config, to_llama
 from model.settings import LayoutSettings
 from stages.errors import UserError
+from stages.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,19 @@ def write_llama(megatron: Decoder, job: Job, folder: Path) -> None:
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
     llama.save_pretrained(folder)
-    for file in sorted(Path(shards.tokenizer).parent.iterdir()):
-        shutil.copyfile(file, folder / file.name)
+    _write_tokenizer(Path(shards.tokenizer).parent, folder, job.model.seq_length)
     if len(AutoTokenizer.from_pretrained(folder)) != shards.vocab_size:
         raise UserError(
             f"the tokenizer in '{Path(shards.tokenizer).parent}' is not the one of the shards; run `dvc repro shards`"
         )
+
+
+def _write_tokenizer(source: Path, folder: Path, model_max_length: int) -> None:
+    """Copy the tokenizer's files; its configuration gets the context length, which it did not know."""
+    for file in sorted(source.iterdir()):
+        shutil.copyfile(file, folder / file.name)
+    config = folder / "tokenizer_config.json"
+    write_json(config, {**read_json(config), "model_max_length": model_max_length})
 
 
 def _validation(job: Job, sequences: int) -> list[ValidationData]:

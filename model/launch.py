@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -29,6 +30,7 @@ def train(job: Job, folder: Path) -> None:
     """Run the job in `folder` to its end, continuing what is there.
 
     Raises:
+        KeyboardInterrupt: The launcher was told to stop.
         UserError: A process failed; its own message and traceback stand above.
     """
     os.environ.update(_process_environment(job))
@@ -44,6 +46,8 @@ def train(job: Job, folder: Path) -> None:
     )
     try:
         elastic_launch(config, sys.executable)("-W", "ignore", "-m", "model.train", str(folder))
+    except SignalException:
+        raise KeyboardInterrupt from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise UserError(

@@ -106,7 +106,7 @@ def _provenance(
     groups = Counter((domain, row["source"], row["license"]) for domain, row in rows)
     for (domain, source, expression), count in sorted(groups.items()):
         where = f"data/documents/{split}: {count} documents of source '{source}', license '{expression}'"
-        if source not in known.sources or known.sources[source]["domain"] != domain:
+        if source not in known.sources or known.sources[source]["settings"]["domain"] != domain:
             yield f"{where}: data/manifest.json has no such source of domain '{domain}'"
         elif known.sources[source]["licenses"].get(expression, {"documents": 0})["documents"] < count:
             yield f"{where}: data/manifest.json has fewer"

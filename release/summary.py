@@ -23,6 +23,7 @@ Next:
   dvc exp run -S evaluate.documents=20 evaluate           evaluate with a changed parameter; nothing before it runs
   dvc exp run -S publish.target=hub -S publish.hub.repo_id=NAMESPACE/NAME publish
                                                           publish to the Hub, with HF_TOKEN in the environment
+  python -m stages.params gpu-120m                        take the parameters for one GPU; see README for real data
   dvc metrics show; dvc plots show                        every metric, every curve
 """
 

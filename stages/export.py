@@ -1,4 +1,4 @@
-"""python -m stages.export: write the trained model for `transformers`, and prove that it is the same model.
+"""Write the trained model for `transformers` and prove that it is the same model: `python -m stages.export`.
 
 Reads `out/pretrain/checkpoint`, `out/pretrain/run.json`, `out/shards` (validation text) and `out/tokenizer`.
 Writes to `out/export`: `model/` (LlamaForCausalLM in safetensors, configuration, tokenizer; no remote code) and

@@ -1,4 +1,4 @@
-"""python -m stages.pretrain: train the model with Megatron-Core.
+"""Train the model with Megatron-Core: `python -m stages.pretrain`.
 
 Reads `out/shards` and `out/tokenizer`. Writes to `out/pretrain`: `initial/` and `checkpoint/` (Megatron-Core
 checkpoints: the weights before step 1, and weights and optimizer after the last), `log.jsonl` (a line a step),
@@ -59,7 +59,7 @@ def read_job_from_params() -> Job:
     tokenizer = index["tokenizer"]
     shards = Shards(
         digest=sha256_file(index_file),
-        tokens=str(OUT / "shards" / "tokens"),
+        tokens=str(require(OUT / "shards" / "tokens", "shards")),
         tokenizer=str(require(TOKENIZER, "tokenizer")),
         tokenizer_sha256=tokenizer["sha256"],
         vocab_size=tokenizer["vocab_size"],

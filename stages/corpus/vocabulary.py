@@ -50,6 +50,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
         eos_token=bpe.END_OF_DOCUMENT,
         pad_token=bpe.PADDING,
         clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],  # what a decoder's forward and generate take
     )
     fast.save_pretrained(folder)
 

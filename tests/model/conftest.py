@@ -1,4 +1,4 @@
-"""Trained runs that several tests look at; each is trained once a session."""
+"""Folders with a small corpus and parameters, and the stages run in them as dvc runs them."""
 
 import json
 import os

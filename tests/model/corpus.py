@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
-from stages.corpus import bpe
+from stages.corpus import bpe, vocabulary
 from stages.files import sha256_file, write_json
 
 VOCAB_SIZE = 500
@@ -24,8 +24,7 @@ def write(root: Path) -> None:
     }
     tokenizer = bpe.train((text for some in texts.values() for text in some), VOCAB_SIZE)
     file = root / "out" / "tokenizer" / "tokenizer" / "tokenizer.json"
-    file.parent.mkdir(parents=True)
-    tokenizer.save(str(file))
+    vocabulary.save(tokenizer, file.parent)
     splits = {}
     for split in ("train", "validation"):
         folder = root / "out" / "shards" / "tokens" / split

@@ -159,7 +159,7 @@ def _corpus(out: Path) -> None:
         kept[split] = {"documents": 2 * DOCUMENTS, "bytes": 2 * DOCUMENTS * len(TEXT)}
     sources = {
         name: {
-            "domain": domain,
+            "settings": {"domain": domain},
             "sha256": "0" * 64,
             "documents": 7,
             "bytes": 700,
