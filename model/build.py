@@ -10,15 +10,19 @@ from model import megatron
 
 megatron.install()
 
-from megatron.core.models.gpt import GPTModel  # noqa: E402 - after install
+from megatron.core.models.common.embeddings import rope_utils  # noqa: E402 - after install
+from megatron.core.models.gpt import GPTModel  # noqa: E402
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec  # noqa: E402
 from megatron.core.transformer.torch_norm import WrappedTorchNorm  # noqa: E402
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
-from model import parallel  # noqa: E402
-from model.modules import CausalAttention, Norm  # noqa: E402
+from model import gemm, parallel  # noqa: E402
+from model.modules import CausalAttention, Norm, SwiGLU, rotate  # noqa: E402
 from model.settings import LayoutSettings, ModelSettings  # noqa: E402
+
+gemm.install()
+rope_utils.fused_apply_rotary_pos_emb = rotate  # Transformer Engine's place
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
@@ -82,6 +86,8 @@ def transformer_config(model: ModelSettings, layout: LayoutSettings, precision: 
         gated_linear_unit=True,
         activation_func=functional.silu,
         bias_activation_fusion=False,
+        use_te_activation_func=True,  # the activation module of the layer spec, here SwiGLU
+        apply_rope_fusion=True,  # rope_utils' fused function, here rotate
         hidden_dropout=0.0,
         attention_dropout=0.0,
         bf16=precision == "bf16",
@@ -96,11 +102,12 @@ def transformer_config(model: ModelSettings, layout: LayoutSettings, precision: 
 
 
 def _layer_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
-    """Return Megatron-Core's decoder without Transformer Engine, with our attention and norm in it."""
+    """Return Megatron-Core's decoder without Transformer Engine, with our attention, activation and norm in it."""
     block = get_gpt_decoder_block_spec(config, use_transformer_engine=False, normalization=config.normalization)
     for layer in block.layer_specs:
         attention = layer.submodules.self_attention.submodules
         attention.core_attention = CausalAttention
+        layer.submodules.mlp.submodules.activation_func = SwiGLU
         for submodules in (layer.submodules, attention):
             for name, module in vars(submodules).items():
                 if module is WrappedTorchNorm:
