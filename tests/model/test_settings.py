@@ -41,7 +41,7 @@ def test_the_default_parameters_are_valid() -> None:
         ("pretrain", {"blend": {"code": 0.5, "prose": 0.4}}, r"pretrain\.blend = .*sum to 0.9; make them sum to 1"),
         ("pretrain", {"learning_rate": 1e-3}, r"pretrain\.learning_rate is not a parameter"),
         ("pretrain", {"steps": "many"}, r'pretrain\.steps = "many": .*integer'),
-        ("pretrain", {"global_batch_size": 7}, r"global_batch_size 7 is not divisible by .* 8; choose a multiple"),
+        ("pretrain", {"global_batch_size": 7}, r"global_batch_size 7 is not divisible by .* 4; choose a multiple"),
         ("model", {"num_query_groups": 3}, r"num_attention_heads 4 is not divisible by num_query_groups 3"),
         ("model", {"num_query_groups": 1}, r"model\.num_query_groups = 1 is not divisible by .* = 2"),
         ("tokenizer", {"vocab_size": 4096.5}, r"tokenizer\.vocab_size = 4096\.5: .*integer"),
@@ -62,7 +62,7 @@ def test_a_missing_and_an_unknown_section_are_named() -> None:
 
 
 def test_a_parameter_error_comes_in_under_a_second_and_without_torch(tmp_path: Path) -> None:
-    text = PARAMS_FILE.read_text().replace("steps: 400", "steps: -400")
+    text = PARAMS_FILE.read_text().replace("steps: 900", "steps: -900")
     (tmp_path / "params.yaml").write_text(text)
     program = (
         "import sys; from stages import params\n"
@@ -76,7 +76,7 @@ def test_a_parameter_error_comes_in_under_a_second_and_without_torch(tmp_path: P
     )
     seconds = time.perf_counter() - started
     message, heavy = ended.stdout.splitlines()
-    assert message == "params.yaml: pretrain.steps = -400: Input should be greater than 0"
+    assert message == "params.yaml: pretrain.steps = -900: Input should be greater than 0"
     assert heavy == "[]"
     assert seconds < 3, "a second on an idle machine; the limit leaves room for a busy one"
 
