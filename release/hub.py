@@ -209,7 +209,7 @@ class _Repository:
         if not self.to.move_version:
             raise UserError(
                 f"Tag '{self.to.tag}' of '{self.to.repo_id}' names another release (commit {commit}). "
-                "Raise release.version, or set publish.move_version = true to move the tag."
+                "Raise release.version, or set publish.hub.move_version = true to move the tag."
             )
 
     def _refs(self, kind: str) -> dict[str, str]:

@@ -63,7 +63,7 @@ def _check_ref(ref: Path, digest: str, move_version: bool) -> None:
     if (published := ref.read_text(encoding="utf-8").strip()) != digest:
         raise UserError(
             f"Version '{ref.name}' of '{ref.parent.name}' is published already, as {published}, and this release is "
-            f"{digest}. Raise release.version, or set publish.move_version = true to move the version."
+            f"{digest}. Raise release.version, or set publish.local.move_version = true to move the version."
         )
 
 

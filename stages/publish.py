@@ -27,6 +27,8 @@ class LocalSettings(Settings):
 
     registry: str = Field(min_length=1)
     """Its directory; made if it is missing."""
+    move_version: bool
+    """Let an existing version name another release from now on; the earlier one stays under its digest."""
 
 
 class HubSettings(Settings):
@@ -45,6 +47,8 @@ class HubSettings(Settings):
     and retries, and works with every server; Xet has no way back to LFS when a server or proxy lacks it."""
     timeout_seconds: int = Field(gt=0)
     """How long one request may go without an answer."""
+    move_version: bool
+    """Let an existing tag name another release from now on."""
 
 
 class PublishSettings(Settings):
@@ -52,8 +56,6 @@ class PublishSettings(Settings):
 
     target: Literal["local", "hub"]
     """Where to."""
-    move_version: bool
-    """Let an existing version, or tag on the Hub, name another release from now on."""
     secrets_reviewed: tuple[str, ...]
     """Files of the release in which something looks like a secret, and a person saw that it is none."""
     local: LocalSettings
@@ -83,7 +85,7 @@ def _to_registry(settings: PublishSettings, name: str, version: str) -> dict[str
     from release import preflight, registry
 
     preflight.check(RELEASE, settings.secrets_reviewed)
-    registry.publish(RELEASE, Path(settings.local.registry), name, version, settings.move_version)
+    registry.publish(RELEASE, Path(settings.local.registry), name, version, settings.local.move_version)
     return {"registry": settings.local.registry, **_contents()}
 
 
@@ -92,7 +94,7 @@ def _to_hub(settings: PublishSettings, name: str, version: str) -> dict[str, Any
 
     preflight.check(RELEASE, settings.secrets_reviewed, hub.own_tokens())
     values = settings.hub.model_dump() | {"tag": settings.hub.tag or f"v{version}"}
-    destination = hub.Destination(**values, move_version=settings.move_version)
+    destination = hub.Destination(**values)
     endpoint, commit = hub.publish(RELEASE, destination, f"{name} {version}")
     where = {"repo_id": destination.repo_id, "revision": destination.revision, "tag": destination.tag}
     return {"endpoint": endpoint, **where, "commit": commit, **_contents()}

@@ -45,9 +45,8 @@ RELEASE = {
 }
 PUBLISH = {
     "target": "local",
-    "move_version": False,
     "secrets_reviewed": [],
-    "local": {"registry": "out/publish/registry"},
+    "local": {"registry": "out/publish/registry", "move_version": False},
     "hub": {
         "repo_id": None,
         "revision": "main",
@@ -55,6 +54,7 @@ PUBLISH = {
         "private": False,
         "xet": False,
         "timeout_seconds": 10,
+        "move_version": False,
     },
 }
 

@@ -1,0 +1,58 @@
+"""README.md is true: every file is listed, and what it tells to run exists."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stages.params import PRESETS, SECTIONS
+from stages.settings import read_yaml
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+UNLISTED = {"__init__.py"}
+
+
+def tracked() -> set[str]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return {name for name in names if (ROOT / name).is_file() and Path(name).name not in UNLISTED}
+
+
+def listed() -> set[str]:
+    tree = TEXT.split("```text\n")[1].split("```")[0]
+    folder, names = "", set()
+    for line in tree.splitlines():
+        name, _, remark = line.strip().partition(" ")
+        if name.endswith("/"):
+            folder = name
+            continue
+        assert remark.strip(), f"{name} has no remark"
+        names.add((folder if line.startswith(" ") else "") + name)
+    return names
+
+
+def test_the_file_tree_lists_every_file_and_no_other() -> None:
+    assert listed() == tracked()
+
+
+def test_every_command_and_preset_exists() -> None:
+    modules = set(re.findall(r"python -m ((?:stages|model|evals|release|tests)\.[\w.]+)", TEXT))
+    assert modules
+    for module in modules:
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+    targets = set(re.findall(r"make ([a-z-]+)", TEXT)) - {"it"}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for preset in re.findall(r"`(gpu-[\w]+)`", TEXT):
+        assert (PRESETS / f"{preset}.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:" + "|".join(SECTIONS) + r")\.[a-z_.]+)`", TEXT))))
+def test_every_parameter_it_names_exists(name: str) -> None:
+    value = read_yaml(ROOT / "params.yaml")
+    for key in name.split("."):
+        assert key in value, name
+        value = value[key]
