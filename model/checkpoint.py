@@ -27,7 +27,7 @@ def _metadata() -> dict[str, Any]:
     }
 
 
-def save(path: Path, model: Any, optimizer: Any = None, scheduler: Any = None, progress: Any = None) -> None:
+def save(path: Path, model: Any, optimizer: Any = None, scheduler: Any = None) -> None:
     """Write a checkpoint at `path`, whole or not at all; every rank calls this.
 
     Args:
@@ -35,14 +35,13 @@ def save(path: Path, model: Any, optimizer: Any = None, scheduler: Any = None, p
         model: The bare model of this rank.
         optimizer: Its optimizer, or None to save weights alone.
         scheduler: Its learning-rate schedule.
-        progress: What else a resumed run needs; equal on all ranks, plain data.
     """
     partial = path.with_name(path.name + ".partial")
     if parallel.is_first():
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dist.barrier()
-    dist_checkpointing.save(_state(model, optimizer, scheduler, progress), str(partial))
+    dist_checkpointing.save(_state(model, optimizer, scheduler), str(partial))
     dist.barrier()
     if parallel.is_first():
         _make_canonical(partial)
@@ -73,26 +72,23 @@ def _make_canonical(checkpoint: Path) -> None:
     torch.save(common, checkpoint / "common.pt", pickle_module=_PICKLE_BY_VALUE)
 
 
-def load(path: Path, model: Any, optimizer: Any = None, scheduler: Any = None) -> Any:
-    """Load a checkpoint, written under any layout, into this rank's model and return its progress."""
-    wanted = _state(model, optimizer, scheduler, None, is_loading=True)
+def load(path: Path, model: Any, optimizer: Any = None, scheduler: Any = None) -> None:
+    """Load a checkpoint, written under any layout, into this rank's model, and its optimizer if one is given."""
+    wanted = _state(model, optimizer, scheduler, is_loading=True)
     state = dist_checkpointing.load(wanted, str(path))
     model.load_state_dict(state["model"], strict=True)
     if optimizer is not None:
         with torch.no_grad():  # its in-place copies write into leaves that require gradients
             optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
-    return state.get("progress")
 
 
-def _state(model: Any, optimizer: Any, scheduler: Any, progress: Any, is_loading: bool = False) -> dict[str, Any]:
+def _state(model: Any, optimizer: Any, scheduler: Any, is_loading: bool = False) -> dict[str, Any]:
     metadata = _metadata()
     state: dict[str, Any] = {"model": model.sharded_state_dict(metadata=metadata)}
     if optimizer is not None:
         state["optimizer"] = optimizer.sharded_state_dict(state["model"], is_loading=is_loading, metadata=metadata)
         state["scheduler"] = scheduler.state_dict()
-    if progress is not None:
-        state["progress"] = progress
     return state
 
 

@@ -1,12 +1,15 @@
 """Token shards as training samples and validation windows."""
 
+import contextlib
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from model import megatron
 
@@ -19,6 +22,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset  # noqa: E402
 from model import parallel  # noqa: E402
 from model.job import Shards  # noqa: E402
 from model.settings import ModelSettings, PretrainSettings  # noqa: E402
+from stages.errors import UserError  # noqa: E402
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Tokens, labels and positions, each `[b, s]` int64."""
@@ -63,7 +67,8 @@ class TrainingData:
             create_attention_mask=False,
         )
         sizes = [settings.steps * settings.global_batch_size, 0, 0]
-        self._dataset: Any = BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()[0]
+        with _whole_or_rebuilt(cache):
+            self._dataset: Any = BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()[0]
         self._settings = settings
 
     def micro_batches(self, step: int, device: torch.device) -> Iterator[Batch]:
@@ -81,6 +86,19 @@ class TrainingData:
             yield tokens, labels, positions
 
 
+@contextlib.contextmanager
+def _whole_or_rebuilt(cache: Path) -> Iterator[None]:
+    """Drop the index files of a run that was killed while it wrote them: Megatron-Core would take them for whole."""
+    whole = cache.with_name(cache.name + ".whole")
+    if parallel.is_first() and not whole.exists():
+        shutil.rmtree(cache, ignore_errors=True)
+    dist.barrier()
+    yield
+    dist.barrier()
+    if parallel.is_first():
+        whole.touch()
+
+
 class ValidationData:
     """The first windows of a domain's validation shard, in shard order, without overlap."""
 
@@ -88,7 +106,10 @@ class ValidationData:
         stream = _leading_tokens(prefix, seq_length * sequences + 1)
         count = min(sequences, (len(stream) - 1) // seq_length)
         if count < 1:
-            raise ValueError(f"the validation shard '{prefix}' has {len(stream)} tokens, fewer than one sequence")
+            raise UserError(
+                f"the validation shard '{prefix}' has {len(stream)} tokens, fewer than model.seq_length = {seq_length} "
+                "and one; lower it, or raise curate.split.validation"
+            )
         used = torch.from_numpy(stream[: count * seq_length + 1].astype(np.int64))
         self.tokens = used[:-1].view(count, seq_length)
         """`[windows, s]`."""

@@ -50,10 +50,6 @@ class Job(Settings):
         """Return the hex SHA-256 of the job: a checkpoint is taken up only by a run that would have written it."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
-    def training_tokens(self) -> int:
-        """Return the tokens the run sees."""
-        return self.pretrain.steps * self.pretrain.global_batch_size * self.model.seq_length
-
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that decide the bytes."""

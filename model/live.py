@@ -11,6 +11,7 @@ from dvclive.live import Live
 from tqdm import tqdm
 
 from model.log import read
+from stages.errors import UserError
 
 
 class LiveLog:
@@ -21,13 +22,22 @@ class LiveLog:
         resume_step: Keep this many lines of an earlier attempt.
         steps: Steps of the whole run.
         tokens_per_step: Tokens of one step.
+
+    Raises:
+        UserError: The log of the earlier attempt is shorter than its checkpoint.
     """
 
     def __init__(self, folder: Path, resume_step: int, steps: int, tokens_per_step: int) -> None:
         self._path = folder / "log.jsonl"
         self._plots = folder / "plots"
-        rows = read(self._path)[:resume_step] if resume_step else []
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        rows = read(self._path)[:resume_step]
+        if len(rows) < resume_step:
+            raise UserError(
+                f"'{self._path}' ends at step {len(rows)}, its checkpoint at {resume_step}; delete '{folder}'"
+            )
+        rewound = self._path.with_suffix(".partial")
+        rewound.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        rewound.replace(self._path)
         shutil.rmtree(self._plots, ignore_errors=True)
         self._live = Live(str(self._plots), save_dvc_exp=False, dvcyaml=None, report=None)
         for row in rows:

@@ -86,7 +86,7 @@ def _train(
         if log:
             log.add(row)
         if step % settings.checkpoint_interval == 0 or step == settings.steps:
-            checkpoint.save(checkpoints.path(step), trainer.model, trainer.optimizer, trainer.scheduler, {"step": step})
+            checkpoint.save(checkpoints.path(step), trainer.model, trainer.optimizer, trainer.scheduler)
             if log:
                 checkpoints.prune()
 

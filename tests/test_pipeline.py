@@ -12,7 +12,7 @@ import pytest
 
 from model.log import read
 from stages.files import sha256_file
-from tests.test_graph import ORDER
+from tests.test_graph import ORDER, outputs
 
 pytestmark = pytest.mark.e2e
 
@@ -22,9 +22,9 @@ ENVIRONMENT = {
     **os.environ,
     "PATH": f"{BINARIES}{os.pathsep}{os.environ['PATH']}",
     "DVC_NO_ANALYTICS": "1",
-    "GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z",
-    "GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z",
 }
+ONE_TIME = ("env", "GIT_AUTHOR_DATE=2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE=2026-01-01T00:00:00Z")
+"""Two clones of one repository have the same commit; two commits of the same files need the same time for it."""
 
 
 def call(root: Path, *command: str) -> str:
@@ -50,7 +50,9 @@ def make_clone(root: Path) -> None:
     call(root, sys.executable, "-m", "stages.params", "toy")
     call(root, "git", "init", "--quiet", "--initial-branch=main")
     call(root, "git", "add", "--all")
-    call(root, "git", "-c", "user.name=o", "-c", "user.email=o@example.org", "commit", "--quiet", "--message=toy")
+    call(root, "git", "config", "user.name", "openbase")
+    call(root, "git", "config", "user.email", "openbase@example.org")
+    call(root, *ONE_TIME, "git", "commit", "--quiet", "--message=toy")
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +65,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def declared_outputs(root: Path) -> dict[str, str]:
     """Return the sha256 of every file that a stage declares as its output."""
-    declared = json.loads(call(root, "dvc", "ls", "--dvc-only", "--recursive", "--json", "."))
-    return {entry["path"]: sha256_file(root / entry["path"]) for entry in declared}
+    declared = [root / path for stage in ORDER for path in outputs(stage)]
+    files = [file for path in declared for file in (path.rglob("*") if path.is_dir() else [path])]
+    return {file.relative_to(root).as_posix(): sha256_file(file) for file in files if file.is_file()}
 
 
 def stages_run(output: str) -> list[str]:

@@ -52,6 +52,17 @@ def test_data_parallel_training_follows_the_same_loss_curve(
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
 
 
+def test_bf16_follows_float32_and_its_export_is_the_trained_model(
+    workspace: Callable[..., Path], run_stage: Callable[[str, Path], None]
+) -> None:
+    exact, half = workspace("exact", tensor_parallel=2), workspace("half", tensor_parallel=2, precision="bf16")
+    run_stage("pretrain", exact)
+    run_stage("pretrain", half)
+    run_stage("export", half)
+    assert losses(half) == pytest.approx(losses(exact), abs=0.05)
+    assert losses(half) != losses(exact)
+
+
 def test_a_log_line_has_every_field_and_results_have_no_timing(
     workspace: Callable[..., Path], run_stage: Callable[[str, Path], None]
 ) -> None:
