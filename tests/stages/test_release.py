@@ -14,21 +14,6 @@ from stages.settings import read_yaml
 from tests.release import world
 
 
-@pytest.fixture(scope="module")
-def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("run")
-    world.make(root)
-    return root
-
-
-@pytest.fixture
-def run(_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    root = tmp_path / "run"
-    shutil.copytree(_made, root, symlinks=True)
-    monkeypatch.chdir(root)
-    return root
-
-
 def _set(**values: object) -> None:
     params = read_yaml(Path("params.yaml"))
     params["release"].update(values)
