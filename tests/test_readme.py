@@ -1,11 +1,15 @@
 """README.md is true: every file is listed, and what it tells to run exists."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
+from ruamel.yaml import YAML
 
+from stages.corpus.sources import Source
 from stages.params import PRESETS, SECTIONS
 from stages.settings import read_yaml
 
@@ -57,3 +61,9 @@ def test_every_parameter_it_names_exists(name: str) -> None:
     for key in name.split("."):
         assert key in value, name
         value = value[key]
+
+
+def test_its_source_is_one_that_the_snapshot_takes() -> None:
+    example = YAML(typ="safe").load(TEXT.split("```yaml\n")[1].split("```")[0])
+    settings = TypeAdapter(dict[str, Source]).validate_json(json.dumps(example["snapshot"]["sources"]))
+    assert settings["papers"].domain == "science"
