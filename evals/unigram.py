@@ -1,13 +1,16 @@
 """The unigram baseline: tokens drawn independently with the frequencies of the training shards."""
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
-from megatron.core.datasets.indexed_dataset import IndexedDataset
 from numpy.typing import NDArray
 
 from stages.files import read_json
+
+with warnings.catch_warnings(action="ignore", category=UserWarning):  # no Transformer Engine: it reads no shards
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 BLOCK_TOKENS = 1 << 22
 

@@ -1,6 +1,7 @@
 """A Megatron-Core checkpoint as a `transformers` folder, and the gate that compares the two."""
 
 import shutil
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from model.llama import llama_config, to_llama
 from model.settings import LayoutSettings
 from stages.errors import UserError
 from stages.files import read_json, write_json
+
+
+# torch's own checkpoint reader warns of the ShardedTensor in its own planner.
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.checkpoint")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,4 @@
-"""Evaluate the exported model with lm-eval on the held-out test split, next to compressors and a unigram model.
-
-    python -m stages.evaluate
+"""Evaluate the exported model on held-out text with lm-eval, next to compressors: `python -m stages.evaluate`.
 
 Reads `out/export/model`, `out/curate/documents/test` and `out/shards` (the training split's token counts).
 Writes `out/evaluate/`:
