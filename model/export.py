@@ -18,7 +18,6 @@ from model.settings import LayoutSettings
 from stages.errors import UserError
 from stages.files import read_json, write_json
 
-
 # torch's own checkpoint reader warns of the ShardedTensor in its own planner.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.checkpoint")
 
