@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from model.log import read
 from stages.files import sha256_file
+from tests.model.test_training import wait_for
 from tests.test_graph import ORDER, outputs
 
 pytestmark = pytest.mark.e2e
@@ -100,14 +99,11 @@ def test_a_repro_killed_while_it_trains_and_repeated_gives_the_same_bytes(clone:
 
 def kill_when_trained(step: int, root: Path, command: tuple[str, ...]) -> None:
     """Start dvc, and kill it and its stage when the log of the training reaches a step."""
-    process = subprocess.Popen(command, cwd=root, env=ENVIRONMENT, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while max((len(read(log)) for log in root.glob("out/pretrain/scratch/*/log.jsonl")), default=0) < step:
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen(
+        command, cwd=root, env=ENVIRONMENT, start_new_session=True, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        wait_for(step, root, process)
+        os.killpg(process.pid, signal.SIGKILL)
     assert not (root / "out" / "pretrain" / "checkpoint").exists()
 
 

@@ -43,7 +43,7 @@ _LICENSE_FIELD = {
     "the mit license": frozenset({"MIT"}),
 }
 
-# What a trove classifier leaves possible (https://pypi.org/classifiers).
+# What a trove classifier leaves possible (PEP 301).
 _CLASSIFIERS = {
     "Apache Software License": _APACHE,
     "BSD License": _BSD,

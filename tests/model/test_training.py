@@ -1,7 +1,6 @@
 """Whole runs of the pretrain stage, as `dvc repro` starts them."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -97,17 +96,41 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     assert digests(killed) == digests(straight)
 
 
+def test_a_run_told_to_stop_says_so_and_continues_later(
+    workspace: Callable[..., Path], run_stage: Callable[[str, Path], None], stage_environment: dict[str, str]
+) -> None:
+    root = workspace("run", tensor_parallel=2)
+    process = start(root, stage_environment)
+    wait_for(5, root, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.splitlines()[-1].startswith("pretrain: interrupted")
+    run_stage("pretrain", root)
+    assert len(losses(root)) == 12
+
+
 def kill_after(step: int, delay: float, root: Path, environment: dict[str, str]) -> None:
     """Start the stage and send SIGKILL to it, and to it alone, a moment after its log reached a step."""
-    process = subprocess.Popen([sys.executable, "-m", "stages.pretrain"], cwd=root, env=environment)
+    process = start(root, environment)
+    wait_for(step, root, process)
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+
+
+def start(root: Path, environment: dict[str, str]) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "stages.pretrain"]
+    return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(step: int, root: Path, process: "subprocess.Popen[str]") -> None:
+    """Return when the log of the run in `root` has the step."""
     deadline = time.monotonic() + 300
     while max((len(read(log)) for log in root.glob("out/pretrain/scratch/*/log.jsonl")), default=0) < step:
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.poll() is None, "the run ended before the step was seen"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(delay)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def test_another_parameter_does_not_take_up_the_checkpoint(
