@@ -1,7 +1,6 @@
 """What a run tells while it goes: one JSON line a step, DVCLive plots, and a progress bar."""
 
 import json
-import math
 import shutil
 import sys
 from pathlib import Path
@@ -79,13 +78,3 @@ def _headline(row: dict[str, Any]) -> str:
     if "validation" in row:
         text += f", validation {row['validation']['bits_per_byte']:.3f} bits/byte"
     return text
-
-
-def require_finite(step: int, loss: float, grad_norm: float) -> None:
-    """Stop a run that has diverged, before it writes a checkpoint.
-
-    Raises:
-        FloatingPointError: The loss or the gradient norm is not a number.
-    """
-    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise FloatingPointError(f"step {step}: loss {loss}, gradient norm {grad_norm}")

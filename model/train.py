@@ -6,19 +6,20 @@ checkpoint.
 """
 
 import logging
+import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from model import checkpoint, parallel, selftest
 from model.data import TrainingData, ValidationData, token_bytes
 from model.environment import environment
 from model.job import Job, read_job
-from model.live import LiveLog, require_finite
+from model.live import LiveLog
 from model.orphans import die_with_parent
 from model.trainer import Trainer
 from model.validation import validate
@@ -41,7 +42,13 @@ def main() -> None:
         if parallel.is_first():
             write_json(folder / "environment.json", environment(settings))
             log = LiveLog(folder, done, settings.steps, settings.global_batch_size * job.model.seq_length)
-        _train(job, trainer, device, folder, checkpoints, done, log)
+        for row in _steps(job, trainer, folder / "index", done):
+            if log:
+                log.add(row)
+            if row["step"] % settings.checkpoint_interval == 0 or row["step"] == settings.steps:
+                checkpoint.save(checkpoints.path(row["step"]), trainer.model, trainer.optimizer, trainer.scheduler)
+                if log:
+                    checkpoints.prune()
         if log:
             log.close()
 
@@ -58,37 +65,31 @@ def _load_newest(trainer: Trainer, checkpoints: checkpoint.RollingCheckpoints, i
     return 0
 
 
-def _train(
-    job: Job,
-    trainer: Trainer,
-    device: torch.device,
-    folder: Path,
-    checkpoints: checkpoint.RollingCheckpoints,
-    done: int,
-    log: LiveLog | None,
-) -> None:
+def _steps(job: Job, trainer: Trainer, index_cache: Path, done: int) -> Iterator[dict[str, Any]]:
+    """Take the steps after `done` and yield the log's row of each."""
     settings, shards = job.pretrain, job.shards
-    tokens = Path(shards.tokens)
-    data = TrainingData(shards, job.model, settings, folder / "index")
+    data = TrainingData(shards, job.model, settings, index_cache)
     validation = {
-        domain: ValidationData(tokens / "validation" / domain, job.model.seq_length, settings.eval_sequences)
+        domain: ValidationData(
+            Path(shards.tokens) / "validation" / domain, job.model.seq_length, settings.eval_sequences
+        )
         for domain in settings.blend
     }
     sizes = token_bytes(read_json(Path(shards.tokenizer)), shards.vocab_size)
-
     for step in range(done + 1, settings.steps + 1):
         started = time.perf_counter()
-        loss, grad_norm = trainer.step(data.micro_batches(step, device))
-        require_finite(step, loss, grad_norm)
+        loss, grad_norm = trainer.step(data.micro_batches(step, trainer.device))
+        _require_finite(step, loss, grad_norm)
         row = _row(job, trainer, step, loss, grad_norm, time.perf_counter() - started)
         if step % settings.eval_interval == 0 or step == settings.steps:
-            row["validation"] = validate(trainer, validation, sizes, settings.micro_batch_size, device)
-        if log:
-            log.add(row)
-        if step % settings.checkpoint_interval == 0 or step == settings.steps:
-            checkpoint.save(checkpoints.path(step), trainer.model, trainer.optimizer, trainer.scheduler)
-            if log:
-                checkpoints.prune()
+            row["validation"] = validate(trainer, validation, sizes, settings.micro_batch_size)
+        yield row
+
+
+def _require_finite(step: int, loss: float, grad_norm: float) -> None:
+    """Stop a run that has diverged, before it writes a checkpoint."""
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise FloatingPointError(f"step {step}: loss {loss}, gradient norm {grad_norm}; lower the learning rate")
 
 
 def _row(job: Job, trainer: Trainer, step: int, loss: float, grad_norm: float, seconds: float) -> dict[str, Any]:

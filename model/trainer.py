@@ -38,7 +38,7 @@ class Trainer:
     def __init__(self, model: ModelSettings, settings: PretrainSettings, vocab_size: int, device: torch.device) -> None:
         self._settings = settings
         self._seq_length = model.seq_length
-        self._device = device
+        self.device = device
         self.model = build_model(model, settings.layout, vocab_size, settings.precision).to(device)
         self.config = self.model.config
         half = settings.precision == "bf16"
@@ -70,27 +70,18 @@ class Trainer:
         self.scheduler.step(increment=1)  # before the update, so that the first step's rate is not zero
         self._ddp.zero_grad_buffer()
         self.optimizer.zero_grad()
-        losses = self._run(batches, _mean_loss, self._settings.num_microbatches, forward_only=False)
+        losses = self._forward_backward(
+            forward_step_func=_forward_step,
+            data_iterator=batches,
+            model=self._ddp,
+            num_microbatches=self._settings.num_microbatches,
+            seq_length=self._seq_length,
+            micro_batch_size=self._settings.micro_batch_size,
+            forward_only=False,
+        )
         _, grad_norm, _ = self.optimizer.step()
         loss = torch.stack([part["loss"] for part in losses]).double().mean()
         return parallel.mean_over_replicas(loss).item(), float(grad_norm)
-
-    def _run(
-        self, batches: Iterator[Batch], loss: Callable[[torch.Tensor], Any], count: int, forward_only: bool
-    ) -> list[dict[str, torch.Tensor]]:
-        def forward(batches: Iterator[Batch], model: Any) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
-            tokens, labels, positions = next(batches)
-            return model(tokens, positions, None, labels=labels), loss
-
-        return self._forward_backward(
-            forward_step_func=forward,
-            data_iterator=batches,
-            model=self._ddp,
-            num_microbatches=count,
-            seq_length=self._seq_length,
-            micro_batch_size=self._settings.micro_batch_size,
-            forward_only=forward_only,
-        )
 
     @torch.no_grad()
     def token_losses(self, batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -99,6 +90,12 @@ class Trainer:
         for tokens, labels, positions in batches:
             yield labels, self._ddp(tokens, positions, None, labels=labels).float()
         self._ddp.train()
+
+
+def _forward_step(batches: Iterator[Batch], model: Any) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
+    """Return the losses `[b, s]` of the next micro batch, and what Megatron-Core's schedule makes of them."""
+    tokens, labels, positions = next(batches)
+    return model(tokens, positions, None, labels=labels), _mean_loss
 
 
 def _mean_loss(losses: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -1,7 +1,6 @@
 """Loss and bits per byte on validation text."""
 
 import math
-from collections.abc import Iterable
 
 import torch
 
@@ -48,20 +47,14 @@ class Score:
 
 
 def validate(
-    trainer: Trainer, data: dict[str, ValidationData], token_bytes: torch.Tensor, batch_size: int, device: torch.device
+    trainer: Trainer, data: dict[str, ValidationData], token_bytes: torch.Tensor, batch_size: int
 ) -> dict[str, object]:
     """Return loss and bits per byte over all domains, and of each under `domains`. Every rank calls this."""
     total, domains = Score(token_bytes), {}
     for domain in sorted(data):
-        score = score_batches(trainer.token_losses(data[domain].batches(batch_size, device)), token_bytes)
+        score = Score(token_bytes)
+        for labels, losses in trainer.token_losses(data[domain].batches(batch_size, trainer.device)):
+            score.add(labels, losses)
         domains[domain] = score.values()
         total.merge(score)
     return {**total.values(), "domains": domains}
-
-
-def score_batches(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], token_bytes: torch.Tensor) -> Score:
-    """Return the score of batches of labels and losses."""
-    score = Score(token_bytes)
-    for labels, losses in batches:
-        score.add(labels, losses)
-    return score
