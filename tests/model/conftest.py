@@ -1,6 +1,5 @@
 """Folders with a small corpus and parameters, and the stages run in them as dvc runs them."""
 
-import json
 import os
 import subprocess
 import sys
@@ -27,7 +26,7 @@ def workspace(tmp_path: Path) -> Callable[..., Path]:
     def make(name: str, **settings: Any) -> Path:
         root = tmp_path / name
         corpus.write(root)
-        (root / "params.yaml").write_text(json.dumps(corpus.params(**settings)))
+        corpus.write_params(root, corpus.params(**settings))
         return root
 
     return make

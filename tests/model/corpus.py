@@ -1,5 +1,6 @@
 """A small real corpus as the pretrain stage finds it: the standard library as token shards, and parameters."""
 
+import json
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,11 @@ def _write_shard(prefix: Path, tokenizer: Any, texts: list[str]) -> dict[str, in
         tokens += len(ids)
     builder.finalize(f"{prefix}.idx")
     return {"documents": len(texts), "tokens": tokens}
+
+
+def write_params(root: Path, values: dict[str, Any]) -> None:
+    """Write params.yaml, of which JSON is one form."""
+    (root / "params.yaml").write_text(json.dumps(values))
 
 
 def params(steps: int = 12, tensor_parallel: int = 1, **pretrain: Any) -> dict[str, Any]:
