@@ -19,7 +19,7 @@ def initialize(folder: Path) -> None:
     Raises:
         UserError: It failed; its own message stands above.
     """
-    ended = subprocess.run([sys.executable, "-W", "ignore", "-m", "model.initialize", str(folder)])
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-m", "model.process", "initialize", str(folder)])
     if ended.returncode:
         raise UserError(
             f"the initial weights could not be made in '{folder}' (exit code {ended.returncode}); see above"
@@ -45,7 +45,7 @@ def train(job: Job, folder: Path) -> None:
         monitor_interval=0.1,
     )
     try:
-        elastic_launch(config, sys.executable)("-W", "ignore", "-m", "model.train", str(folder))
+        elastic_launch(config, sys.executable)("-W", "ignore", "-m", "model.process", "train", str(folder))
     except SignalException:
         raise KeyboardInterrupt from None
     except ChildFailedError as error:

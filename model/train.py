@@ -1,13 +1,12 @@
-"""Trains a job: `torchrun ... -m model.train FOLDER`, one process a rank.
+"""The training loop of one rank.
 
-Reads `job.json` and the checkpoint `initial/` in the folder, and the shards that the job names. Writes into the
+Reads `job.json` and the checkpoint `initial/` in the run's folder, and the shards that the job names. Writes into the
 folder: rolling checkpoints, `log.jsonl`, `plots/`, `environment.json`. Started again, it continues from its newest
 checkpoint.
 """
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,17 +19,14 @@ from model.data import TrainingData, ValidationData, token_bytes
 from model.environment import environment
 from model.job import Job, read_job
 from model.live import LiveLog
-from model.orphans import die_with_parent
 from model.trainer import Trainer
 from model.validation import validate
 from stages.files import read_json, write_json
 
 
 @record
-def main() -> None:
-    """Train to the job's last step and leave its checkpoint as the newest."""
-    folder = Path(sys.argv[1])
-    die_with_parent()
+def train(folder: Path) -> None:
+    """Train the job in `folder` to its last step and leave its checkpoint as the newest."""
     logging.getLogger("megatron").setLevel(logging.ERROR)
     job = read_job(folder / "job.json")
     settings = job.pretrain
@@ -103,7 +99,3 @@ def _row(job: Job, trainer: Trainer, step: int, loss: float, grad_norm: float, s
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -82,7 +82,7 @@ def params(steps: int = 12, tensor_parallel: int = 1, **pretrain: Any) -> dict[s
             },
             "eval_interval": 6,
             "eval_sequences": 4,
-            "checkpoint_interval": 4,
+            "checkpoint_interval": 1000,  # saving takes longer than these steps do
             **pretrain,
         },
         "export": {

@@ -85,9 +85,9 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     run_stage: Callable[[str, Path], None],
     stage_environment: dict[str, str],
 ) -> None:
-    straight = workspace("straight", tensor_parallel=tensor_parallel, steps=15)
+    straight = workspace("straight", tensor_parallel=tensor_parallel, steps=15, checkpoint_interval=4)
     run_stage("pretrain", straight)
-    killed = workspace("killed", tensor_parallel=tensor_parallel, steps=15)
+    killed = workspace("killed", tensor_parallel=tensor_parallel, steps=15, checkpoint_interval=4)
     choice = random.Random(tensor_parallel)
     for after_step in sorted(choice.sample(range(1, 15), 3)):
         kill_after(after_step, choice.uniform(0, 0.3), killed, stage_environment)
@@ -99,7 +99,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
 def test_a_run_told_to_stop_says_so_and_continues_later(
     workspace: Callable[..., Path], run_stage: Callable[[str, Path], None], stage_environment: dict[str, str]
 ) -> None:
-    root = workspace("run", tensor_parallel=2)
+    root = workspace("run", tensor_parallel=2, checkpoint_interval=4)
     process = start(root, stage_environment)
     wait_for(5, root, process)
     process.send_signal(signal.SIGTERM)
@@ -116,7 +116,7 @@ def kill_after(step: int, delay: float, root: Path, environment: dict[str, str])
     wait_for(step, root, process)
     time.sleep(delay)
     process.kill()
-    process.communicate()
+    process.communicate(timeout=30)  # ends only when every process that the stage started has ended too
 
 
 def start(root: Path, environment: dict[str, str]) -> "subprocess.Popen[str]":
@@ -136,7 +136,7 @@ def wait_for(step: int, root: Path, process: "subprocess.Popen[str]") -> None:
 def test_another_parameter_does_not_take_up_the_checkpoint(
     workspace: Callable[..., Path], run_stage: Callable[[str, Path], None], stage_environment: dict[str, str]
 ) -> None:
-    root, fresh = workspace("run", steps=15), workspace("fresh", steps=12)
+    root, fresh = (workspace(name, steps=steps, checkpoint_interval=4) for name, steps in (("run", 15), ("fresh", 12)))
     kill_after(7, 0, root, stage_environment)
     (root / "params.yaml").write_text((fresh / "params.yaml").read_text())
     run_stage("pretrain", root)
