@@ -1,7 +1,7 @@
 """One process of a job: `python -m model.process initialize FOLDER`, or `torchrun ... -m model.process train FOLDER`.
 
-Megatron-Core's checkpoint writer spawns a helper process at each save, which imports this module again. So it imports
-nothing heavy, or every save would wait for torch; and its first act holds for the helper too, which ends with its rank.
+Megatron-Core's checkpoint writer spawns a helper process, which imports this module again and would outlive a rank that
+is killed. So the first act here is to end with the parent, which holds for the helper too; and nothing heavy is imported.
 """
 
 import sys
