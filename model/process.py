@@ -1,7 +1,8 @@
 """One process of a job: `python -m model.process initialize FOLDER`, or `torchrun ... -m model.process train FOLDER`.
 
-Megatron-Core's checkpoint writer spawns a helper process, which imports this module again and would outlive a rank that
-is killed. So the first act here is to end with the parent, which holds for the helper too; and nothing heavy is imported.
+Megatron-Core's checkpoint writer spawns a helper process, which imports this module again and would outlive a rank
+that is killed. So the first act here is to end with the parent, which holds for the helper too; and nothing heavy is
+imported.
 """
 
 import sys
