@@ -66,6 +66,7 @@ def _make_canonical(checkpoint: Path) -> None:
     file = checkpoint / ".metadata"
     metadata = pickle.loads(file.read_bytes())
     metadata.storage_meta = None
+    metadata.storage_data = dict(sorted(metadata.storage_data.items(), key=repr))  # the writers finish in any order
     with file.open("wb") as stream:
         _ByValue(stream).dump(metadata)
     common = torch.load(checkpoint / "common.pt", weights_only=False)
