@@ -12,9 +12,12 @@ from stages.runner import run
 
 ROOT = Path(__file__).parents[2]
 SLOW_STAGE = """
+import signal
 import time
 from stages.files import output
 from stages.runner import run
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 
 def main():
     with output("slow") as folder:
