@@ -5,9 +5,11 @@ Imports no torch: the stage writes the job, the processes that torchrun starts r
 
 import hashlib
 import json
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+from model.plan import Plan
 from model.settings import ModelSettings, PretrainSettings
 from stages.settings import Settings
 
@@ -45,10 +47,18 @@ class Job(Settings):
     """Data."""
     versions: dict[str, str]
     """Code."""
+    start_sha256: str | None = None
+    """Digest of the folder that `pretrain.start` names."""
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What each step trains on."""
+        return Plan(self.model, self.pretrain)
 
     def fingerprint(self) -> str:
         """Return the hex SHA-256 of the job: a checkpoint is taken up only by a run that would have written it."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        # Not sorted: the order of the phases matters, and that of fields is the code's.
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json")).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:

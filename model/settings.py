@@ -1,12 +1,31 @@
-"""What a model is, how it is laid out over processes, and how it is trained. Imports no torch."""
+"""What a model is and how it is trained. Imports no torch."""
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.errors import UserError
+from model.guards import GuardSettings
+from model.layout import LayoutSettings
+from model.schedule import ScheduleSettings
 from stages.settings import Settings
+
+
+class MoESettings(Settings):
+    """A mixture of experts in every layer (Jiang et al. 2024, Mixtral: softmax over the chosen experts)."""
+
+    num_experts: int = Field(gt=1)
+    """Experts of a layer; each is a gated MLP of ffn_hidden_size."""
+    router_topk: int = Field(gt=0)
+    """Experts that a token visits."""
+    aux_loss_coefficient: float = Field(default=0.01, ge=0)
+    """Weight of the loss that balances the experts."""
+
+    @model_validator(mode="after")
+    def _topk_exists(self) -> Self:
+        if self.router_topk > self.num_experts:
+            raise ValueError(f"router_topk {self.router_topk} is above num_experts {self.num_experts}; lower it")
+        return self
 
 
 class ModelSettings(Settings):
@@ -32,6 +51,8 @@ class ModelSettings(Settings):
     """Whether the output projection is the embedding table."""
     init_method_std: float = Field(default=0.02, gt=0)
     """Standard deviation of initial weights; projections back into the residual are divided by sqrt(2 * num_layers)."""
+    moe: MoESettings | None = None
+    """A mixture of experts in place of each MLP (Mixtral), or none."""
     make_vocab_size_divisible_by: int = Field(default=128, gt=0)
     """The embedding table is padded to this multiple, whatever the layout, so that every layout has the same table."""
 
@@ -60,87 +81,46 @@ class ModelSettings(Settings):
         """Return the number of weights of the exported model (no vocabulary padding)."""
         head = self.hidden_size // self.num_attention_heads
         attention = self.hidden_size * head * (2 * self.num_attention_heads + 2 * self.num_query_groups)
-        layer = attention + 3 * self.hidden_size * self.ffn_hidden_size + 2 * self.hidden_size
+        mlp = 3 * self.hidden_size * self.ffn_hidden_size
+        if self.moe:
+            mlp = self.moe.num_experts * (mlp + self.hidden_size)  # and a row of the router
+        layer = attention + mlp + 2 * self.hidden_size
         tables = vocab_size * self.hidden_size * (1 if self.share_embeddings_and_output_weights else 2)
         return self.num_layers * layer + tables + self.hidden_size
 
 
-class LayoutSettings(Settings):
-    """How the model and the batch are split over processes."""
-
-    tensor_model_parallel_size: int = Field(default=1, gt=0)
-    """Processes that share every matrix (Shoeybi et al. 2019)."""
-    data_parallel_size: int = Field(default=1, gt=0)
-    """Replicas that share every batch."""
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes."""
-        return self.tensor_model_parallel_size * self.data_parallel_size
-
-
 class OptimizerSettings(Settings):
-    """AdamW (Loshchilov & Hutter 2019) with warm-up, decay and clipping of the global gradient norm."""
+    """How a gradient becomes an update."""
 
-    learning_rate: float = Field(gt=0)
-    """Peak, reached at the end of warm-up."""
-    min_learning_rate: float = Field(ge=0)
-    """Floor, reached at the last step."""
-    warmup_steps: int = Field(ge=0)
-    """Steps of linear warm-up."""
-    decay_style: Literal["cosine", "linear", "constant"]
-    """Shape of the decay after warm-up."""
+    kind: Literal["adamw", "muon"] = "adamw"
+    """AdamW (Loshchilov & Hutter 2019); or Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for the rest."""
     weight_decay: float = Field(ge=0)
-    """Decay of matrices; norms are not decayed."""
+    """Decay of matrices; norms and biases are not decayed."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the first moment."""
     adam_beta2: float = Field(default=0.95, ge=0, lt=1)
     """Decay of the second moment."""
     adam_eps: float = Field(default=1e-8, gt=0)
     """Added to the square root of the second moment."""
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of Muon's momentum (Nesterov)."""
     clip_grad: float = Field(default=1.0, gt=0)
     """Largest global gradient norm."""
 
-    @model_validator(mode="after")
-    def _floor_below_peak(self) -> Self:
-        if self.min_learning_rate > self.learning_rate:
-            raise ValueError(
-                f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}; lower it"
-            )
-        return self
 
+class PhaseSettings(Settings):
+    """A stretch of training on one mixture: the main part, annealing on better data, long context."""
 
-class PretrainSettings(Settings):
-    """One pretraining run."""
-
-    device: Literal["cpu", "cuda"]
-    """Where it runs: gloo on `cpu`, nccl on `cuda`."""
-    precision: Literal["float32", "bf16"]
-    """Arithmetic of the model; bf16 keeps float32 master weights and reduces gradients in float32."""
-    num_threads: int = Field(gt=0)
-    """CPU threads of one process; float sums depend on it, so it is not taken from the machine."""
-    layout: LayoutSettings = LayoutSettings()
-    """How the model is split over processes."""
-    weight_seed: int = Field(ge=0)
-    """Seed of the initial weights."""
-    data_seed: int = Field(ge=0)
-    """Seed of the order of the data."""
+    tokens: int = Field(gt=0)
+    """Tokens to train on; the phase ends with the step that reaches them."""
     blend: dict[str, float]
-    """Share of the training tokens by domain; sums to 1."""
-    steps: int = Field(gt=0)
-    """Optimizer steps."""
+    """Share of the phase's tokens by domain; sums to 1."""
     global_batch_size: int = Field(gt=0)
     """Sequences in one step, over all replicas."""
-    micro_batch_size: int = Field(gt=0)
-    """Sequences in one forward pass of one replica."""
-    optimizer: OptimizerSettings
-    """How the weights move."""
-    eval_interval: int = Field(gt=0)
-    """Steps between two measurements on the validation split; the last step is always measured."""
-    eval_sequences: int = Field(gt=0)
-    """Validation sequences of each domain, from its start."""
-    checkpoint_interval: int = Field(gt=0)
-    """Steps between two rolling checkpoints: what an interrupted run loses at most."""
+    seq_length: int | None = Field(default=None, gt=1)
+    """Tokens in one sequence; model.seq_length if null."""
+    rotary_base: float | None = Field(default=None, gt=0)
+    """Base of the rotary frequencies from here on (Xiong et al. 2023: raise it for longer context); as before if null."""
 
     @field_validator("blend")
     @classmethod
@@ -152,37 +132,123 @@ class PretrainSettings(Settings):
             raise ValueError(f"the shares sum to {sum(blend.values()):.6g}; make them sum to 1")
         return blend
 
-    @model_validator(mode="after")
-    def _batches_divide(self) -> Self:
-        one_pass = self.micro_batch_size * self.layout.data_parallel_size
-        if self.global_batch_size % one_pass:
-            raise ValueError(
-                f"global_batch_size {self.global_batch_size} is not divisible by micro_batch_size * "
-                f"data_parallel_size = {one_pass}; choose a multiple"
-            )
-        if self.optimizer.warmup_steps >= self.steps:
-            raise ValueError(
-                f"optimizer.warmup_steps {self.optimizer.warmup_steps} must be below steps {self.steps}; shorten it"
-            )
-        return self
+
+class BatchRamp(Settings):
+    """A batch size that grows to the first phase's in equal increments over its first tokens (Brown et al. 2020)."""
+
+    start: int = Field(gt=0)
+    """Sequences in the first step."""
+    increment: int = Field(gt=0)
+    """Sequences by which a step grows at a time."""
+    tokens: int = Field(gt=0)
+    """Tokens after which the batch is full."""
+
+
+class FromHuggingFace(Settings):
+    """Start from the weights of a `transformers` checkpoint of a supported architecture."""
+
+    kind: Literal["huggingface"]
+    """Says which start this is."""
+    path: str
+    """Its folder."""
+
+
+class FromCheckpoint(Settings):
+    """Branch off another run: take its weights, optimizer and place in the data from one of its checkpoints."""
+
+    kind: Literal["checkpoint"]
+    """Says which start this is."""
+    path: str
+    """The checkpoint's folder, `step-XXXXXXXX` of a run whose model, data and seed are these."""
+
+
+class AveragingSettings(Settings):
+    """An exponential moving average of the weights, kept beside them and saved with them."""
+
+    decay: float = Field(gt=0, lt=1)
+    """Share of the average that a step leaves."""
+
+
+class ReleasedSettings(Settings):
+    """Which checkpoints are results of the run beside the last (Biderman et al. 2023: 0, 1, 2, 4, ... 512, every 1000)."""
+
+    powers_until: int = Field(ge=0)
+    """Step 0 and every power of two up to this step."""
+    every: int = Field(gt=0)
+    """And every multiple of this step."""
+
+    def __contains__(self, step: object) -> bool:
+        if not isinstance(step, int):
+            return False
+        power = step & (step - 1) == 0 and step <= self.powers_until
+        return power or (step > 0 and step % self.every == 0)
+
+
+class LiveTasks(Settings):
+    """lm-eval tasks on the model while it trains."""
+
+    tasks: list[str] = Field(min_length=1)
+    """Names as lm-eval knows them."""
+    include_path: str | None = None
+    """A folder of task files of one's own."""
+    limit: int = Field(gt=0)
+    """Documents of each task."""
+    interval: int = Field(gt=0)
+    """Steps between two measurements."""
+
+
+class PretrainSettings(Settings):
+    """One pretraining run: everything that decides its bytes."""
+
+    device: Literal["cpu", "cuda"]
+    """Where it runs: gloo on `cpu`, nccl on `cuda`."""
+    precision: Literal["float32", "bf16", "fp8"]
+    """Arithmetic of the matrices; below float32, master weights and the reduction of gradients stay float32. fp8
+    needs Transformer Engine."""
+    num_threads: int = Field(gt=0)
+    """CPU threads of one process; float sums depend on it, so it is not taken from the machine."""
+    layout: LayoutSettings = LayoutSettings()
+    """How the model is split over processes."""
+    weight_seed: int = Field(ge=0)
+    """Seed of the initial weights and of dropout."""
+    data_seed: int = Field(ge=0)
+    """Seed of the order of the data."""
+    start: Annotated[FromHuggingFace | FromCheckpoint, Field(discriminator="kind")] | None = None
+    """Where the run begins; null draws the weights."""
+    phases: dict[str, PhaseSettings] = Field(min_length=1)
+    """The phases by name, in their order."""
+    micro_batch_size: int = Field(gt=0)
+    """Sequences in one forward pass of one replica."""
+    batch_ramp: BatchRamp | None = None
+    """A smaller batch at first."""
+    document_mask: bool = False
+    """Whether attention stays within a document. Rotary positions are relative, so they need no reset."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of activations and attention weights dropped in training."""
+    compile: bool = False
+    """Whether each layer is compiled with torch.compile, which needs a C++ compiler on the machine."""
+    z_loss: float = Field(default=0.0, ge=0)
+    """Weight of the squared log of the softmax's denominator (Chowdhery et al. 2022 use 1e-4)."""
+    schedule: ScheduleSettings
+    """The learning rate."""
+    optimizer: OptimizerSettings
+    """How the weights move."""
+    averaging: AveragingSettings | None = None
+    """An average of the weights, or none."""
+    guards: GuardSettings = GuardSettings()
+    """What is done when training goes wrong."""
+    eval_interval: int = Field(gt=0)
+    """Steps between two measurements on the validation split; the last step is always measured."""
+    eval_sequences: int = Field(gt=0)
+    """Validation sequences of each domain, from its start."""
+    eval_tasks: LiveTasks | None = None
+    """lm-eval tasks on the live model."""
+    checkpoint_interval: int = Field(gt=0)
+    """Steps between two rolling checkpoints: what an interrupted run loses at most, and where a roll-back goes."""
+    released: ReleasedSettings | None = None
+    """Checkpoints that are results."""
 
     @property
-    def num_microbatches(self) -> int:
-        """Forward passes of one replica in one step."""
-        return self.global_batch_size // (self.micro_batch_size * self.layout.data_parallel_size)
-
-
-def check_layout(model: ModelSettings, pretrain: PretrainSettings) -> None:
-    """Refuse a model that the layout cannot split.
-
-    Raises:
-        UserError: A dimension is not divisible by the tensor-parallel size.
-    """
-    size = pretrain.layout.tensor_model_parallel_size
-    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "make_vocab_size_divisible_by"):
-        value = getattr(model, name)
-        if value % size:
-            raise UserError(
-                f"params.yaml: model.{name} = {value} is not divisible by "
-                f"pretrain.layout.tensor_model_parallel_size = {size}; change one of them"
-            )
+    def domains(self) -> list[str]:
+        """Every domain of any phase, sorted."""
+        return sorted(set().union(*(phase.blend for phase in self.phases.values())))

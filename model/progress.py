@@ -1,0 +1,33 @@
+"""How far a run has come: what a checkpoint holds beside weights, optimizer and random states. Imports no torch."""
+
+from stages.settings import Settings
+
+
+class Event(Settings):
+    """Something that a guard did."""
+
+    kind: str
+    """`non_finite` or `loss_spike`."""
+    step: int
+    """The step that was being taken."""
+    value: str
+    """What was seen, for people."""
+    action: str
+    """The policy that was followed."""
+    back_to: int | None = None
+    """The step whose checkpoint a roll-back returned to."""
+
+
+class Progress(Settings):
+    """The place of a run in its plan; equal for a run that was interrupted and one that was not."""
+
+    step: int
+    """Steps taken."""
+    skipped_samples: list[int]
+    """By phase, samples left out by roll-backs."""
+    recent_losses: list[float]
+    """Losses of the newest steps, oldest first, as many as the guard against spikes compares with."""
+    actions: int = 0
+    """Skips and roll-backs so far."""
+    pending: list[Event] = []
+    """Events not yet in a row of the log."""
