@@ -19,8 +19,17 @@ from stages.errors import UserError  # noqa: E402
 
 
 @contextlib.contextmanager
-def processes(layout: LayoutSettings, device: str, num_threads: int, seed: int) -> Iterator[torch.device]:
+def processes(
+    layout: LayoutSettings, device: str, num_threads: int, seed: int, alone: bool = False
+) -> Iterator[torch.device]:
     """Join the process group that torchrun describes (or make one of one process) and split it as `layout` says.
+
+    Args:
+        layout: The degrees.
+        device: `cpu` or `cuda`.
+        num_threads: CPU threads.
+        seed: Of what is drawn inside.
+        alone: Make a group of this one process even where torchrun describes more.
 
     Yields:
         The device of this process.
@@ -31,7 +40,7 @@ def processes(layout: LayoutSettings, device: str, num_threads: int, seed: int) 
     torch.set_num_threads(num_threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs time
-    own = _join(device)
+    own = _join(device, alone)
     if dist.get_world_size() != layout.world_size:
         raise UserError(
             f"pretrain.layout needs {layout.world_size} processes, but {dist.get_world_size()} were started; "
@@ -47,11 +56,11 @@ def processes(layout: LayoutSettings, device: str, num_threads: int, seed: int) 
         dist.destroy_process_group()
 
 
-def _join(device: str) -> torch.device:
+def _join(device: str, alone: bool) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError('pretrain.device = "cuda", but torch sees no GPU here; set it to "cpu" or install a CUDA build')
     backend = "nccl" if device == "cuda" else "gloo"
-    if "RANK" in os.environ:
+    if "RANK" in os.environ and not alone:
         own = torch.device(device, int(os.environ["LOCAL_RANK"])) if device == "cuda" else torch.device("cpu")
         dist.init_process_group(backend)
     else:
