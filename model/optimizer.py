@@ -1,5 +1,6 @@
 """The optimizer: AdamW or Muon inside Megatron-Core's, the norms of its gradients, and one update."""
 
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -18,41 +19,35 @@ from megatron.core.optimizer import (  # noqa: E402
     get_megatron_optimizer,
     get_standard_config_overrides,
 )
-from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer  # noqa: E402
-from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params  # noqa: E402
+from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params, FP32Optimizer  # noqa: E402
 from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate  # noqa: E402
 from megatron.core.transformer.module import param_is_not_shared  # noqa: E402
 
+from model import parallel  # noqa: E402
+from model.muon import Muon, stacked_rows  # noqa: E402
+from model.parts import PARTS, held, part  # noqa: E402
 from model.settings import OptimizerSettings, PretrainSettings  # noqa: E402
 
-_MARKS = {
-    "embedding": "embedding.",
-    "output": "output_layer.",
-    "norm": "norm.",
-    "attention": ".self_attention.",
-    "experts": ".experts.",
-    "router": ".router.",
-    "mlp": ".mlp.",
-    "other": "",
-}
-"""Parts of a model and what the names of their weights have; the first that fits."""
-
-
-def part(name: str) -> str:
-    """Return the part of the model that a weight of Megatron-Core's name belongs to."""
-    return next(part for part, mark in _MARKS.items() if mark in name)
+_MUON_PARTS = ("attention", "experts", "mlp")
 
 
 def build_optimizer(settings: PretrainSettings, chunks: list[DistributedDataParallel]) -> ChainedOptimizer:
-    """Return the optimizer of this rank's weights.
+    """Return the optimizer of this rank's weights, its state made, so that it can be saved before the first step.
 
     Args:
         settings: Whose `optimizer` says which.
         chunks: This rank's runs of layers, whose gradients the data-parallel wrapper reduces.
     """
     config = _config(settings, chunks[0])
-    optimizer = get_megatron_optimizer(config, chunks, config_overrides=get_standard_config_overrides(config))
-    _label(optimizer, chunks)
+    names = {weight: name for chunk in chunks for name, weight in chunk.named_parameters()}
+    muon = list(_muon(settings.optimizer, config, chunks[0], names)) if settings.optimizer.kind == "muon" else []
+    with _frozen([weight for of_muon in muon for weight, _ in held(of_muon)]):
+        adamw = get_megatron_optimizer(config, chunks, config_overrides=get_standard_config_overrides(config))
+    optimizer = ChainedOptimizer([*muon, *adamw.chained_optimizers])
+    for chained in optimizer.chained_optimizers:
+        for weight, stepped in held(chained):
+            stepped.part = part(names[weight]) if _counts(weight, chunks[0]) else None
+        chained.init_state_fn(chained.optimizer, config)
     return optimizer
 
 
@@ -74,61 +69,81 @@ def _config(settings: PretrainSettings, chunk: DistributedDataParallel) -> Optim
     )
 
 
-def _held(optimizer: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield each weight with what one of Megatron-Core's optimizers steps: it, a float32 copy, or a piece of either."""
-    if isinstance(optimizer, DistributedOptimizer):
-        weights = optimizer.model_fp32_groups + optimizer.model_float16_groups
-        held = optimizer.shard_fp32_groups + optimizer.shard_fp32_from_float16_groups
-    elif isinstance(optimizer, Float16OptimizerWithFloat16Params):
-        weights = optimizer.fp32_from_fp32_groups + optimizer.float16_groups
-        held = optimizer.fp32_from_fp32_groups + optimizer.fp32_from_float16_groups
-    else:
-        weights = held = [optimizer.get_parameters()]
-    for weights_of_group, held_of_group in zip(weights, held, strict=True):
-        yield from zip(weights_of_group, held_of_group, strict=True)
+def _muon(
+    settings: OptimizerSettings, config: OptimizerConfig, chunk: DistributedDataParallel, names: dict[Any, str]
+) -> Iterator[Any]:
+    """Yield Megatron-Core's optimizers around Muon: of the layers' matrices, and of their experts' if there are any.
+
+    Megatron-Core keeps experts apart. Every pipeline stage has both, so that a checkpoint is the same on all.
+    """
+    for are_experts in (False, True) if chunk.config.num_moe_experts else (False,):
+        group = {
+            "params": [w for w, name in names.items() if _is_matrix(w, name) and _is_expert(w) == are_experts],
+            "wd_mult": 1.0,  # this and what follows is what Megatron-Core knows a group by
+            "lr_mult": 1.0,
+            "is_expert_parallel": are_experts,
+            "is_decoupled_lr": False,
+        }
+        shared_by = None if are_experts else parallel.tensor_parallel_group()
+        muon = Muon([group], shared_by, lr=config.lr, weight_decay=config.weight_decay, momentum=settings.muon_momentum)
+        if config.bf16:
+            optimizer = Float16OptimizerWithFloat16Params(muon, config, None, Muon.init_state)
+        else:
+            optimizer = FP32Optimizer(muon, config, Muon.init_state)
+        for weight, stepped in held(optimizer):
+            stepped.stacked_rows = stacked_rows(names[weight], weight, chunk.config)
+        yield optimizer
 
 
-def _label(optimizer: ChainedOptimizer, chunks: list[DistributedDataParallel]) -> None:
-    """Note on what the optimizer steps the part of the model, where this rank counts its gradient."""
-    names = {weight: name for chunk in chunks for name, weight in chunk.named_parameters()}
-    for chained in optimizer.chained_optimizers:
-        for weight, held in _held(chained):
-            held.part = part(names[weight]) if _counts(weight, chunks[0]) else None
+def _is_matrix(weight: torch.Tensor, name: str) -> bool:
+    return weight.dim() == 2 and part(name) in _MUON_PARTS
+
+
+def _is_expert(weight: torch.Tensor) -> bool:
+    return not getattr(weight, "allreduce", True)  # Megatron-Core's mark
+
+
+@contextlib.contextmanager
+def _frozen(weights: list[torch.nn.Parameter]) -> Iterator[None]:
+    """Hide weights from Megatron-Core, which steps all that require a gradient."""
+    for weight in weights:
+        weight.requires_grad = False
+    yield
+    for weight in weights:
+        weight.requires_grad = True
 
 
 def _counts(weight: Any, chunk: DistributedDataParallel) -> bool:
     """Return whether this rank, of those with the same gradient, is the one that counts it."""
-    replicas = chunk.dp_cp_group if getattr(weight, "allreduce", True) else chunk.expt_dp_group
+    replicas = chunk.expt_dp_group if _is_expert(weight) else chunk.dp_cp_group
     is_first = chunk.ddp_config.use_distributed_optimizer or replicas.rank() == 0
     return bool(is_first and param_is_not_shared(weight) and param_is_not_tensor_parallel_duplicate(weight))
 
 
 @torch.no_grad()
 def gradient_norms(optimizer: ChainedOptimizer) -> tuple[float, dict[str, float]]:
-    """Return the Euclidean norm of the gradient of the whole model, and of each of its parts.
+    """Return the Euclidean norm of the gradient of the whole model, and of each of its parts (`model.parts`).
 
     Every rank calls this, after `optimizer.prepare_grads()`, and gets the same numbers; the first is that of
     Megatron-Core's `get_grad_norm`. They are nan or inf where the gradient is.
     """
-    parts = list(_MARKS)
-    found: dict[str, list[torch.Tensor]] = {part: [] for part in parts}
-    weights = list(_weights(optimizer))
-    for weight in weights:
+    found: dict[str, list[torch.Tensor]] = {part: [] for part in PARTS}
+    for weight in _stepped(optimizer):
         if weight.part and weight.grad is not None:
             found[weight.part].append(weight.grad)
-    sums = torch.zeros(2, len(parts), dtype=torch.float64, device=weights[0].device)  # of squares, and of tensors
+    device = optimizer.get_loss_scale().device
+    sums = torch.zeros(2, len(found), dtype=torch.float64, device=device)  # of squares, and of tensors
     for index, gradients in enumerate(found.values()):
         if gradients:
             sums[0, index] = torch.stack(torch._foreach_norm(gradients)).double().square().sum()
             sums[1, index] = len(gradients)
     dist.all_reduce(sums)
     squares, tensors = sums.tolist()
-    norms = {part: math.sqrt(square) for part, square, there in zip(parts, squares, tensors, strict=True) if there}
+    norms = {part: math.sqrt(square) for part, square, there in zip(PARTS, squares, tensors, strict=True) if there}
     return math.sqrt(sum(squares)), norms
 
 
-def _weights(optimizer: ChainedOptimizer) -> Iterator[Any]:
-    """Yield what the optimizer steps."""
+def _stepped(optimizer: ChainedOptimizer) -> Iterator[Any]:
     for group in optimizer.param_groups:
         yield from group["params"]
 
@@ -146,7 +161,7 @@ def apply(optimizer: ChainedOptimizer, settings: PretrainSettings, rate: float, 
     _set_hyperparameters(optimizer, settings.optimizer, rate)
     scale = settings.optimizer.clip_grad / (grad_norm + 1e-6)  # as Megatron-Core and torch do it
     if scale < 1:
-        torch._foreach_mul_([weight.grad for weight in _weights(optimizer) if weight.grad is not None], scale)
+        torch._foreach_mul_([weight.grad for weight in _stepped(optimizer) if weight.grad is not None], scale)
     optimizer.step_with_ready_grads()
 
 
@@ -155,5 +170,8 @@ def _set_hyperparameters(optimizer: ChainedOptimizer, settings: OptimizerSetting
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_mult"]
         group["weight_decay"] = settings.weight_decay * group["wd_mult"]
-        group["betas"] = (settings.adam_beta1, settings.adam_beta2)
-        group["eps"] = settings.adam_eps
+        if "momentum" in group:
+            group["momentum"] = settings.muon_momentum
+        else:
+            group["betas"] = (settings.adam_beta1, settings.adam_beta2)
+            group["eps"] = settings.adam_eps
