@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import random
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -14,7 +16,7 @@ megatron.install()
 from megatron.core import parallel_state  # noqa: E402 - after install
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed  # noqa: E402
 
-from model.settings import LayoutSettings  # noqa: E402
+from model.layout import LayoutSettings  # noqa: E402
 from stages.errors import UserError  # noqa: E402
 
 
@@ -46,7 +48,15 @@ def processes(
             f"pretrain.layout needs {layout.world_size} processes, but {dist.get_world_size()} were started; "
             "start as many as the product of its degrees"
         )
-    parallel_state.initialize_model_parallel(layout.tensor_model_parallel_size)
+    virtual = layout.virtual_pipeline_model_parallel_size
+    parallel_state.initialize_model_parallel(
+        layout.tensor_model_parallel_size,
+        layout.pipeline_model_parallel_size,
+        virtual if virtual > 1 else None,
+        context_parallel_size=layout.context_parallel_size,
+        expert_model_parallel_size=layout.expert_model_parallel_size,
+        expert_tensor_parallel_size=1,
+    )
     try:
         torch.manual_seed(seed)
         model_parallel_cuda_manual_seed(seed)
@@ -71,14 +81,21 @@ def _join(device: str, alone: bool) -> torch.device:
     return own
 
 
+def seed_training(seed: int) -> None:
+    """Seed every generator for dropout: replicas, parts of a sequence and pipeline stages each draw their own.
+
+    Tensor-parallel processes share the draws for what they replicate; Megatron-Core's tracker has the others.
+    """
+    own = seed + 1_000_003 * (replica_rank() * pipeline_size() + pipeline_rank())  # far from the tracker's offsets
+    random.seed(own)
+    np.random.seed(own % 2**32)
+    torch.manual_seed(own)
+    model_parallel_cuda_manual_seed(own)
+
+
 def is_first() -> bool:
     """Return whether this process speaks and writes for all."""
     return dist.get_rank() == 0
-
-
-def data_parallel_rank() -> int:
-    """Return which share of every batch is this process's."""
-    return int(parallel_state.get_data_parallel_rank())
 
 
 def tensor_parallel_rank() -> int:
@@ -86,10 +103,59 @@ def tensor_parallel_rank() -> int:
     return int(parallel_state.get_tensor_model_parallel_rank())
 
 
-def data_parallel_group() -> dist.ProcessGroup:
-    """Return the processes that hold the same weights."""
-    group: dist.ProcessGroup = parallel_state.get_data_parallel_group(with_context_parallel=True)
-    return group
+def data_parallel_rank() -> int:
+    """Return which share of every batch is this process's."""
+    return int(parallel_state.get_data_parallel_rank())
+
+
+def data_parallel_size() -> int:
+    """Return into how many shares a batch is split."""
+    return int(parallel_state.get_data_parallel_world_size())
+
+
+def context_parallel_rank() -> int:
+    """Return which part of every sequence is this process's."""
+    return int(parallel_state.get_context_parallel_rank())
+
+
+def context_parallel_size() -> int:
+    """Return into how many parts a sequence is split."""
+    return int(parallel_state.get_context_parallel_world_size())
+
+
+def coordinates() -> list[tuple[int, int]]:
+    """Return this process's rank and the size of each degree: pipeline, tensor, data, context."""
+    return [
+        (pipeline_rank(), pipeline_size()),
+        (tensor_parallel_rank(), int(parallel_state.get_tensor_model_parallel_world_size())),
+        (data_parallel_rank(), data_parallel_size()),
+        (context_parallel_rank(), context_parallel_size()),
+    ]
+
+
+def pipeline_rank() -> int:
+    """Return which stage of the pipeline this process is."""
+    return int(parallel_state.get_pipeline_model_parallel_rank())
+
+
+def pipeline_size() -> int:
+    """Return how many stages the pipeline has."""
+    return int(parallel_state.get_pipeline_model_parallel_world_size())
+
+
+def replica_rank() -> int:
+    """Return the place of this process among those that hold the same weights."""
+    return int(parallel_state.get_data_parallel_rank(with_context_parallel=True))
+
+
+def is_first_stage(vp_stage: int | None = None) -> bool:
+    """Return whether this process (or its run of layers `vp_stage`) has the embedding."""
+    return bool(parallel_state.is_pipeline_first_stage(ignore_virtual=vp_stage is None, vp_stage=vp_stage))
+
+
+def is_last_stage(vp_stage: int | None = None) -> bool:
+    """Return whether this process (or its run of layers `vp_stage`) has the output layer."""
+    return bool(parallel_state.is_pipeline_last_stage(ignore_virtual=vp_stage is None, vp_stage=vp_stage))
 
 
 def tensor_parallel_group() -> dist.ProcessGroup:
@@ -98,7 +164,52 @@ def tensor_parallel_group() -> dist.ProcessGroup:
     return group
 
 
+def data_parallel_group() -> dist.ProcessGroup:
+    """Return the processes that hold the same weights, but for those of experts: other data, or other parts of it."""
+    group: dist.ProcessGroup = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    return group
+
+
+def batch_parallel_group() -> dist.ProcessGroup:
+    """Return the processes that hold the same weights and the same part of other sequences."""
+    group: dist.ProcessGroup = parallel_state.get_data_parallel_group()
+    return group
+
+
+def context_parallel_group() -> dist.ProcessGroup:
+    """Return the processes that share each sequence."""
+    group: dist.ProcessGroup = parallel_state.get_context_parallel_group()
+    return group
+
+
+def expert_parallel_group() -> dist.ProcessGroup:
+    """Return the processes that share the experts."""
+    group: dist.ProcessGroup = parallel_state.get_expert_model_parallel_group()
+    return group
+
+
+def expert_data_parallel_group() -> dist.ProcessGroup:
+    """Return the processes that hold the same experts."""
+    group: dist.ProcessGroup = parallel_state.get_expert_data_parallel_group()
+    return group
+
+
+def embedding_group() -> dist.ProcessGroup | None:
+    """Return the first and last pipeline stage, which hold a tied embedding twice; None elsewhere."""
+    first_or_last = is_first_stage() or is_last_stage()
+    group: dist.ProcessGroup | None = parallel_state.get_embedding_group() if first_or_last else None
+    return group
+
+
 def mean_over_replicas(value: torch.Tensor) -> torch.Tensor:
-    """Return the mean of a tensor over the data-parallel processes; `value` is overwritten."""
+    """Return the mean of a tensor over the data- and context-parallel processes; `value` is overwritten."""
     dist.all_reduce(value, group=data_parallel_group())
     return value / dist.get_world_size(data_parallel_group())
+
+
+def from_last_stage(value: torch.Tensor) -> torch.Tensor:
+    """Return, on every pipeline stage, the tensor of the last; `value` is overwritten elsewhere."""
+    if pipeline_size() > 1:
+        last: int = parallel_state.get_pipeline_model_parallel_last_rank()
+        dist.broadcast(value, src=last, group=parallel_state.get_pipeline_model_parallel_group())
+    return value

@@ -1,9 +1,12 @@
-"""One training step and one validation, on this rank's part of the model."""
+"""One training step and the scores of validation text, on this rank's part of the model."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from model import megatron
 
@@ -14,124 +17,224 @@ from megatron.core.distributed import (  # noqa: E402 - after install
     DistributedDataParallelConfig,
     finalize_model_grads,
 )
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer, get_standard_config_overrides  # noqa: E402
-from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler  # noqa: E402
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func  # noqa: E402
 from megatron.core.transformer.module import Float16Module  # noqa: E402
 
-from model import parallel  # noqa: E402
-from model.build import DTYPES, build_model  # noqa: E402
+from model import optimizer, parallel, random_states, zigzag  # noqa: E402
+from model.averaging import WeightAverage  # noqa: E402
+from model.build import build_chunks, set_rotary_base  # noqa: E402
 from model.data import Batch  # noqa: E402
-from model.settings import ModelSettings, PretrainSettings  # noqa: E402
+from model.job import Job  # noqa: E402
+from model.loss import token_scores  # noqa: E402
+from model.plan import Phase, Step  # noqa: E402
+from model.scoring import Scores, evened, rounds, shared, unpadded  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What a step's forward and backward passes found; the same on every rank."""
+
+    loss: float
+    """Cross entropy in nats per token, the mean over the global batch."""
+    z_loss: float
+    """What the z-loss adds to it."""
+    grad_norm: float
+    """Norm of the whole gradient, before clipping."""
+    grad_norms: dict[str, float]
+    """Norms of the gradients of the model's parts."""
 
 
 class Trainer:
-    """A model with its gradients, optimizer and schedule, in the layout of the process groups.
+    """A model with its gradients and optimizer, in the layout of the process groups.
 
     Args:
-        model: The model's shape.
-        settings: How it is trained.
-        vocab_size: Ids of the tokenizer.
+        job: The model's shape and how it is trained.
         device: This process's device.
     """
 
-    def __init__(self, model: ModelSettings, settings: PretrainSettings, vocab_size: int, device: torch.device) -> None:
-        self._settings = settings
-        self._seq_length = model.seq_length
+    def __init__(self, job: Job, device: torch.device) -> None:
+        self._settings = settings = job.pretrain
+        self._vocab_size = job.shards.vocab_size
         self.device = device
-        self.model = build_model(model, settings.layout, vocab_size, settings.precision).to(device)
-        self.config = self.model.config
-        half = settings.precision == "bf16"
-        wrapped = Float16Module(self.config, self.model) if half else self.model
-        self._ddp = DistributedDataParallel(
-            self.config, DistributedDataParallelConfig(grad_reduce_in_fp32=half), wrapped
+        self.modules = build_chunks(
+            job.model, settings.layout, self._vocab_size, settings.precision, settings.dropout, settings.compile
         )
-        self._forward_backward: Callable[..., list[dict[str, torch.Tensor]]] = get_forward_backward_func()
-        self.optimizer = _optimizer(settings, self._ddp)
-        self.scheduler = _scheduler(settings, self.optimizer)
-        self.config.finalize_model_grads_func = finalize_model_grads
-        self.config.grad_scale_func = self.optimizer.scale_loss
+        """This rank's runs of layers, first to last."""
+        self.ddp = [self._wrap(chunk.to(device), index) for index, chunk in enumerate(self.modules)]
+        """The same, with buffers for their gradients."""
+        self._config = self.modules[0].config
+        self._forward_backward: Callable[..., list[Any]] = get_forward_backward_func()
+        self.optimizer = optimizer.build_optimizer(settings, self.ddp)
+        self._config.finalize_model_grads_func = finalize_model_grads
+        self._config.grad_scale_func = self.optimizer.scale_loss
+        self.average = WeightAverage(list(self.modules), settings.averaging.decay) if settings.averaging else None
+        self.set_phase(job.plan.phases[0])
+        parallel.seed_training(settings.weight_seed)
 
-    def weights_changed(self) -> None:
-        """Tell the optimizer that weights were loaded without its own state."""
-        self.optimizer.reload_model_params()
+    def _wrap(self, chunk: Any, index: int) -> DistributedDataParallel:
+        half = self._settings.precision != "float32"
+        config = DistributedDataParallelConfig(
+            grad_reduce_in_fp32=half, use_distributed_optimizer=self._settings.layout.distributed_optimizer
+        )
+        module = Float16Module(chunk.config, chunk) if half else chunk
+        return DistributedDataParallel(chunk.config, config, module, disable_bucketing=index > 0)
 
-    @property
-    def learning_rate(self) -> float:
-        """The rate of the last step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+    def set_phase(self, phase: Phase) -> None:
+        """Train on this phase's sequence length and rotary base from here on."""
+        self._seq_length = phase.seq_length
+        for chunk in self.modules:
+            set_rotary_base(chunk, phase.rotary_base)
 
-    def step(self, batches: Iterator[Batch]) -> tuple[float, float]:
-        """Take one optimizer step over this replica's micro batches.
+    def gradients(self, batches: Iterable[Batch], step: Step) -> Gradients:
+        """Compute the gradient of a step and leave the weights as they are.
 
-        Returns:
-            The mean loss in nats per token over the global batch, and the gradient norm before clipping.
+        Args:
+            batches: This replica's micro batches of the step.
+            step: Its global batch size.
         """
-        self.scheduler.step(increment=1)  # before the update, so that the first step's rate is not zero
-        self._ddp.zero_grad_buffer()
+        for chunk in self.ddp:
+            chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        losses = self._forward_backward(
-            forward_step_func=_forward_step,
-            data_iterator=batches,
-            model=self._ddp,
-            num_microbatches=self._settings.num_microbatches,
-            seq_length=self._seq_length,
-            micro_batch_size=self._settings.micro_batch_size,
-            forward_only=False,
+        micro_batches = step.global_batch_size // (self._settings.micro_batch_size * parallel.data_parallel_size())
+        shape = (self._settings.micro_batch_size, self._seq_length)
+        parts = self._run(batches, self._loss_step, micro_batches, shape)
+        loss, z_loss = self._mean(parts).tolist()
+        self.optimizer.prepare_grads()
+        self._grad_norm, grad_norms = optimizer.gradient_norms(self.optimizer)
+        return Gradients(loss, self._settings.z_loss * z_loss, self._grad_norm, grad_norms)
+
+    def update(self, rate: float) -> None:
+        """Move the weights along the gradient, clipped, with this learning rate."""
+        optimizer.apply(self.optimizer, self._settings, rate, self._grad_norm)
+        if self.average:
+            self.average.update()
+
+    def discard(self) -> None:
+        """Forget the gradient; the weights stay."""
+        self.optimizer.zero_grad()
+
+    def _loss_step(self, batches: Iterator[Batch], chunk: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+        """Run a micro batch through a run of layers, for Megatron-Core's schedule."""
+        tokens, labels, positions, mask = self._own_part(next(batches))
+        return chunk(tokens, positions, mask, labels=labels), self._loss
+
+    def _loss(self, losses: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the schedule differentiates, and what it collects, from losses `[2, b, s]`.
+
+        The first is divided by the number of parts of a sequence, as the schedule multiplies by it.
+        """
+        parts = losses.mean(dim=(1, 2))
+        total = (parts[0] + self._settings.z_loss * parts[1]) / parallel.context_parallel_size()
+        return total, parts.detach()
+
+    def _mean(self, parts: list[Tensor]) -> Tensor:
+        """Return the mean of both losses, `[2]`, over micro batches, replicas and parts of the sequences."""
+        zero = torch.zeros(2, dtype=torch.float64, device=self.device)
+        return parallel.from_last_stage(
+            parallel.mean_over_replicas(torch.stack(parts).double().mean(0) if parts else zero)
         )
-        _, grad_norm, _ = self.optimizer.step()
-        loss = torch.stack([part["loss"] for part in losses]).double().mean()
-        return parallel.mean_over_replicas(loss).item(), float(grad_norm)
+
+    def _own_part(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return tokens, labels, positions and mask of this process's part of the sequences."""
+        own = (parallel.context_parallel_rank(), parallel.context_parallel_size())
+        tokens, labels, positions = (zigzag.cut(x, 1, *own) for x in (batch.tokens, batch.labels, batch.positions))
+        mask = None if batch.attention_mask is None else zigzag.cut(batch.attention_mask, 2, *own)
+        return tokens, labels, positions, mask
 
     @torch.no_grad()
-    def token_losses(self, batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield for each batch the labels and their losses in nats, both `[b, s]`."""
-        self._ddp.eval()
-        for tokens, labels, positions in batches:
-            yield labels, self._ddp(tokens, positions, None, labels=labels).float()
-        self._ddp.train()
+    def token_scores(self, batches: Iterable[Batch]) -> Iterator[Scores]:
+        """Yield labels, losses in nats and whether the label is the likeliest token, of each batch, on every rank.
+
+        Every rank passes the same batches, of any shapes.
+        """
+        layout = self._settings.layout
+        own = layout.pipeline_model_parallel_size
+        size = own * layout.data_parallel_size
+        multiple = 2 * layout.context_parallel_size * layout.tensor_model_parallel_size
+        for group in rounds(batches, size):
+            even = evened(group, size, multiple)[own * parallel.data_parallel_rank() :][:own]
+            b, s = even[0].tokens.shape
+            for chunk in self.ddp:
+                chunk.eval()
+            scores = self._run(even, self._score_step, own, (b, s), forward_only=True, collect_non_loss_data=True)
+            for chunk in self.ddp:
+                chunk.train()
+            yield from unpadded(group, shared(scores, (b, s), own, self.device))
+
+    def _score_step(self, batches: Iterator[Batch], chunk: Any) -> tuple[Tensor, Callable[..., Tensor]]:
+        tokens, labels, positions, mask = self._own_part(next(batches))
+
+        def scores(logits: Tensor, non_loss_data: bool) -> Tensor:
+            assert non_loss_data
+            return torch.stack([x.float() for x in token_scores(logits, labels, self._vocab_size)])
+
+        return chunk(tokens, positions, mask), scores
+
+    def _run(
+        self, batches: Iterable[Batch], step: Callable[..., Any], count: int, shape: tuple[int, int], **options: Any
+    ) -> list[Any]:
+        """Run `count` micro batches of a shape through the pipeline; return what the last stage collected of each."""
+        chunks = len(self.ddp)
+        iterators = itertools.tee(batches, chunks)  # every run of layers takes each batch in its own time
+        return self._forward_backward(
+            forward_step_func=step,
+            data_iterator=list(iterators) if chunks > 1 else iterators[0],
+            model=self.ddp if chunks > 1 else self.ddp[0],
+            num_microbatches=count,
+            micro_batch_size=shape[0],
+            seq_length=shape[1],
+            **{"forward_only": False, **options},
+        )
+
+    def weights_state_dict(self) -> dict[str, Any]:
+        """Return this rank's weights for a checkpoint, under the names that they have in an unsplit model."""
+        if len(self.modules) == 1:
+            return {"model": self.modules[0].sharded_state_dict(metadata=_metadata())}
+        return {f"model{i}": chunk.sharded_state_dict(metadata=_metadata()) for i, chunk in enumerate(self.modules)}
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Take weights that were loaded into `weights_state_dict()`, and begin the optimizer and average from them."""
+        self._load_modules(state)
+        self.optimizer.reload_model_params()
+
+    def _load_modules(self, state: dict[str, Any]) -> None:
+        for i, chunk in enumerate(self.modules):
+            chunk.load_state_dict(state["model" if len(self.modules) == 1 else f"model{i}"], strict=True)
+
+    def sharded_state_dict(self, is_loading: bool = False) -> dict[str, Any]:
+        """Return this rank's part of a checkpoint: weights, optimizer, random states, average.
+
+        Args:
+            is_loading: Whether it is to be filled from a checkpoint.
+        """
+        state = self.weights_state_dict()
+        weights = state["model"] if len(self.modules) == 1 else dict(state)
+        state["optimizer"] = self.optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_metadata())
+        if self.average:
+            state["average"] = self.average.sharded_state_dict(weights)
+        state["random_states"] = random_states.sharded()
+        return state
+
+    def averaged_weights_state_dict(self) -> dict[str, Any]:
+        """Return the average of the weights as `weights_state_dict` returns them."""
+        assert self.average is not None
+        return self.average.weights_state_dict(self.weights_state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint that was loaded into `sharded_state_dict(is_loading=True)`."""
+        self._load_modules(state)
+        with torch.no_grad():  # its in-place copies write into leaves that require gradients
+            self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load(state["average"])
+        if "random_states" in state:
+            random_states.restore(state["random_states"])
 
 
-def _forward_step(batches: Iterator[Batch], model: Any) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
-    """Return the losses `[b, s]` of the next micro batch, and what Megatron-Core's schedule makes of them."""
-    tokens, labels, positions = next(batches)
-    return model(tokens, positions, None, labels=labels), _mean_loss
-
-
-def _mean_loss(losses: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    loss = losses.float().mean()
-    return loss, {"loss": loss.detach().clone()}  # the schedule divides the first in place
-
-
-def _optimizer(settings: PretrainSettings, model: DistributedDataParallel) -> Any:
-    chosen = settings.optimizer
-    config = OptimizerConfig(
-        optimizer="adam",
-        lr=chosen.learning_rate,
-        min_lr=chosen.min_learning_rate,
-        weight_decay=chosen.weight_decay,
-        adam_beta1=chosen.adam_beta1,
-        adam_beta2=chosen.adam_beta2,
-        adam_eps=chosen.adam_eps,
-        clip_grad=chosen.clip_grad,
-        bf16=settings.precision == "bf16",
-        params_dtype=DTYPES[settings.precision],
-    )
-    return get_megatron_optimizer(config, [model], config_overrides=get_standard_config_overrides(config))
-
-
-def _scheduler(settings: PretrainSettings, optimizer: Any) -> OptimizerParamScheduler:
-    chosen = settings.optimizer
-    return OptimizerParamScheduler(
-        optimizer,
-        init_lr=0.0,
-        max_lr=chosen.learning_rate,
-        min_lr=chosen.min_learning_rate,
-        lr_warmup_steps=chosen.warmup_steps,
-        lr_decay_steps=settings.steps,
-        lr_decay_style=chosen.decay_style,
-        start_wd=chosen.weight_decay,
-        end_wd=chosen.weight_decay,
-        wd_incr_steps=0,
-        wd_incr_style="constant",
-    )
+def _metadata() -> dict[str, Any]:
+    """Return how optimizer states are cut: by weight, so that another layout can take them up."""
+    return {
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "chained_optim_avoid_prefix": True,
+        "dp_cp_group": parallel.data_parallel_group(),
+    }
