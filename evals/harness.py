@@ -1,8 +1,12 @@
-"""The one module that imports lm_eval: it runs tasks on a model directory, without any network."""
+"""The one module that imports lm_eval: it runs tasks on a model directory or in memory, without any network."""
 
 import contextlib
+import functools
 import importlib.metadata
+import logging
+import numbers
 import os
+import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,10 +18,14 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TQDM_LEAVE"] = ""  # HFLM starts a progress bar a batch: hundreds, if each stays on the screen
 
 import datasets
+import numpy as np
 import torch
-from lm_eval import simple_evaluate
+from lm_eval import evaluate, simple_evaluate
+from lm_eval.api import task as task_module
+from lm_eval.api.model import TemplateLM as TemplateLM
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from evals.tokenizer import load_tokenizer
 from stages.errors import UserError
@@ -67,7 +75,7 @@ def run(model: Model, folder: Path, names: Sequence[str], benchmarks: Sequence[s
         UserError: The device is not there, or a benchmark is not known.
     """
     _check_device(model.device)
-    manager = _task_manager(benchmarks, include)
+    manager = _task_manager(benchmarks, include, "evaluate")
     torch.set_num_threads(model.threads)
     tokenizer = load_tokenizer(model.path)
     with _temporary_datasets_cache():
@@ -101,13 +109,18 @@ def _check_device(device: str) -> None:
         raise UserError(f"evaluate.device = '{device}': torch finds {', '.join(known)} here. Choose one of these.")
 
 
-def _task_manager(benchmarks: Sequence[str], include: Path | None) -> TaskManager:
-    manager = TaskManager(include_path=include, include_defaults=bool(benchmarks))
-    unknown = sorted(set(benchmarks) - set(manager.all_tasks))
+def _task_manager(names: Sequence[str], include: Path | None, section: str) -> TaskManager:
+    """Return what knows the tasks `names`; lm-eval's own are read only where needed, for that takes seconds."""
+    if include or not names:
+        manager = TaskManager(include_path=include, include_defaults=False)
+        if set(names) <= set(manager.all_subtasks):
+            return manager
+    manager = TaskManager(include_path=include)
+    unknown = sorted(set(names) - set(manager.all_tasks))
     if unknown:
         raise UserError(
-            f"evaluate.tasks: lm-eval knows no '{unknown[0]}'. Correct the name, "
-            f"or set evaluate.include_path (now '{include}') to the folder with its YAML."
+            f"{section}.tasks: lm-eval knows no '{unknown[0]}'. Correct the name, "
+            f"or set {section}.include_path (now '{include}') to the folder with its YAML."
         )
     return manager
 
@@ -117,6 +130,90 @@ def _load(folder: Path, names: Sequence[str]) -> list[Task]:
     with contextlib.chdir(folder):
         tasks = TaskManager(include_path=Path(), include_defaults=False).load(list(names))["tasks"]
     return [tasks[name] for name in names]
+
+
+@functools.cache
+def load_tasks(names: tuple[str, ...], include: Path | None, section: str) -> dict[str, Any]:
+    """Return tasks that can be run on a model in memory, and the groups they make.
+
+    Args:
+        names: Tasks, groups or tags.
+        include: A folder of task definitions beside lm-eval's own; where a task names files of data, from the working
+            directory.
+        section: Of params.yaml, for messages.
+
+    Raises:
+        UserError: A name is not known, its data is not on this machine, or it wants generated text.
+    """
+    with _temporary_datasets_cache(), _quiet():
+        manager = _task_manager(names, include, section)
+        try:
+            loaded: dict[str, Any] = manager.load(list(names))
+        except OSError as error:
+            raise UserError(f"{section}.tasks: data of {', '.join(names)} is not on this machine: {error}") from error
+    for name, task in loaded["tasks"].items():
+        if task.OUTPUT_TYPE == "generate_until":
+            raise UserError(f"{section}.tasks: '{name}' has the model write text, which is for `evaluate`; remove it")
+    return loaded
+
+
+def run_in_memory(model: TemplateLM, loaded: dict[str, Any], limit: int) -> dict[str, dict[str, float]]:
+    """Return the metrics of loaded tasks and groups by name; the process is left as it was, its random state too.
+
+    Args:
+        model: What answers.
+        loaded: From `load_tasks`.
+        limit: Documents of each task.
+    """
+    for task in loaded["tasks"].values():
+        task.set_fewshot_seed(seed=SEED)  # each time, or the examples would be others in each
+    with _quiet(), _same_random_state():
+        found = evaluate(model, loaded, limit=limit, bootstrap_iters=0, log_samples=False)["results"]
+    return {name: _metrics(found[name]) for name in sorted(found)}
+
+
+def _metrics(values: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers of `metric,filter` keys; lm-eval calls the filter that does nothing `none`."""
+    return {
+        key.removesuffix(",none"): float(value)
+        for key, value in values.items()
+        if "," in key and isinstance(value, numbers.Real)
+    }
+
+
+def rolling_windows(tokens: list[int], prefix: int, length: int) -> list[tuple[list[int], list[int]]]:
+    """Return contexts and continuations that score each token once, `length` + 1 tokens together at most."""
+    windows = get_rolling_token_windows(tokens, prefix_token=prefix, max_seq_len=length, context_len=1)
+    return list(map(make_disjoint_window, windows))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep lm-eval's log and the progress bars that it cannot be asked to leave out off the screen."""
+    log, bar, bars = logging.getLogger("lm_eval"), task_module.tqdm, datasets.are_progress_bars_disabled()
+    level = log.level
+    log.setLevel(logging.ERROR)
+    task_module.tqdm = functools.partial(bar, disable=True)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        task_module.tqdm = bar
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def _same_random_state() -> Iterator[None]:
+    """Put the random states back, whatever a task draws."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 @contextlib.contextmanager

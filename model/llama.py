@@ -1,75 +1,71 @@
-"""The weights of Megatron-Core's GPTModel as `transformers` names and lays them out (LlamaForCausalLM)."""
+"""LlamaForCausalLM: the decoder as `transformers` configures it, and its weights."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import LlamaConfig
 
 from model.settings import ModelSettings
+from model.weight_map import Weight, query_key_value, same, stacked, vocabulary
 
 
 def llama_config(model: ModelSettings, vocab_size: int, end_of_document: int, pad: int) -> LlamaConfig:
     """Return the `transformers` configuration of the same model. The end-of-document id opens and ends a text."""
-    return LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=model.hidden_size,
-        intermediate_size=model.ffn_hidden_size,
-        num_hidden_layers=model.num_layers,
-        num_attention_heads=model.num_attention_heads,
-        num_key_value_heads=model.num_query_groups,
-        max_position_embeddings=model.seq_length,
-        rms_norm_eps=model.layernorm_epsilon,
-        rope_parameters={"rope_type": "default", "rope_theta": model.rotary_base},
-        tie_word_embeddings=model.share_embeddings_and_output_weights,
-        bos_token_id=end_of_document,
-        eos_token_id=end_of_document,
-        pad_token_id=pad,
-        dtype=torch.float32,
-        architectures=["LlamaForCausalLM"],
-    )
+    shape = decoder_shape(model, vocab_size, end_of_document, pad)
+    return LlamaConfig(**shape, architectures=["LlamaForCausalLM"])
 
 
-def to_llama(weights: dict[str, Tensor], model: ModelSettings, vocab_size: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield every weight of LlamaForCausalLM from unsplit Megatron-Core weights.
+def decoder_shape(model: ModelSettings, vocab_size: int, end_of_document: int, pad: int) -> dict[str, Any]:
+    """Return what the configurations of Llama and of its descendants have in common."""
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_attention_heads,
+        "num_key_value_heads": model.num_query_groups,
+        "head_dim": model.hidden_size // model.num_attention_heads,
+        "max_position_embeddings": model.seq_length,
+        "rms_norm_eps": model.layernorm_epsilon,
+        "rope_parameters": {"rope_type": "default", "rope_theta": model.rotary_base},
+        "tie_word_embeddings": model.share_embeddings_and_output_weights,
+        "bos_token_id": end_of_document,
+        "eos_token_id": end_of_document,
+        "pad_token_id": pad,
+        "dtype": torch.float32,
+    }
 
-    Args:
-        weights: Megatron-Core's state dict at tensor-parallel size 1.
-        model: The model's shape.
-        vocab_size: Rows of the tables to keep; the padding after them is cut off.
-    """
-    yield "model.embed_tokens.weight", weights["embedding.word_embeddings.weight"][:vocab_size]
-    if not model.share_embeddings_and_output_weights:
-        yield "lm_head.weight", weights["output_layer.weight"][:vocab_size]
-    yield "model.norm.weight", weights["decoder.final_layernorm.weight"]
+
+def llama_weights(model: ModelSettings, vocab_size: int) -> Iterator[Weight]:
+    """Yield every weight of the model."""
+    yield from outer_weights(model, vocab_size)
     for layer in range(model.num_layers):
-        theirs, ours = f"decoder.layers.{layer}.", f"model.layers.{layer}."
-        yield ours + "input_layernorm.weight", weights[theirs + "input_layernorm.weight"]
-        yield ours + "post_attention_layernorm.weight", weights[theirs + "pre_mlp_layernorm.weight"]
-        query, key, value = split_qkv(weights[theirs + "self_attention.linear_qkv.weight"], model)
-        yield ours + "self_attn.q_proj.weight", query
-        yield ours + "self_attn.k_proj.weight", key
-        yield ours + "self_attn.v_proj.weight", value
-        yield ours + "self_attn.o_proj.weight", weights[theirs + "self_attention.linear_proj.weight"]
-        gate, up = weights[theirs + "mlp.linear_fc1.weight"].chunk(2)
-        yield ours + "mlp.gate_proj.weight", gate
-        yield ours + "mlp.up_proj.weight", up
-        yield ours + "mlp.down_proj.weight", weights[theirs + "mlp.linear_fc2.weight"]
+        megatron, name = f"decoder.layers.{layer}.", f"model.layers.{layer}."
+        yield from attention_weights(megatron, name, model)
+        yield stacked(megatron + "mlp.linear_fc1.weight", (name + "mlp.gate_proj.weight", name + "mlp.up_proj.weight"))
+        yield same(megatron + "mlp.linear_fc2.weight", name + "mlp.down_proj.weight")
 
 
-def split_qkv(fused: Tensor, model: ModelSettings) -> tuple[Tensor, Tensor, Tensor]:
-    """Split Megatron-Core's fused projection, which holds for each query group its query heads, its key, its value.
+def outer_weights(model: ModelSettings, vocab_size: int) -> Iterator[Weight]:
+    """Yield the weights outside the layers."""
+    yield vocabulary("embedding.word_embeddings.weight", "model.embed_tokens.weight", model, vocab_size)
+    if not model.share_embeddings_and_output_weights:
+        yield vocabulary("output_layer.weight", "lm_head.weight", model, vocab_size)
+    yield same("decoder.final_layernorm.weight", "model.norm.weight")
+
+
+def attention_weights(megatron: str, name: str, model: ModelSettings) -> Iterator[Weight]:
+    """Yield the norms and the attention of a layer.
 
     Args:
-        fused: `[(heads + 2 * groups) * d, h]`.
-        model: Heads, groups and width.
-
-    Returns:
-        Query `[heads * d, h]`, key and value `[groups * d, h]`.
+        megatron: Prefix of the layer's weights in Megatron-Core.
+        name: Their prefix in `transformers`.
+        model: The model's shape.
     """
-    head = model.hidden_size // model.num_attention_heads
-    heads_per_group = model.num_attention_heads // model.num_query_groups
-    grouped = fused.view(model.num_query_groups, (heads_per_group + 2) * head, model.hidden_size)
-    query, key, value = grouped.split([heads_per_group * head, head, head], dim=1)
-    width = model.hidden_size
-    return query.reshape(-1, width), key.reshape(-1, width), value.reshape(-1, width)
+    yield same(megatron + "input_layernorm.weight", name + "input_layernorm.weight")
+    yield same(megatron + "pre_mlp_layernorm.weight", name + "post_attention_layernorm.weight")
+    name += "self_attn."
+    projections = (name + "q_proj.weight", name + "k_proj.weight", name + "v_proj.weight")
+    yield query_key_value(megatron + "self_attention.linear_qkv.weight", projections, model)
+    yield same(megatron + "self_attention.linear_proj.weight", name + "o_proj.weight")
