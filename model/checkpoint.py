@@ -1,12 +1,19 @@
-"""Checkpoints: Megatron-Core's sharded format, rolled in a scratch folder, loadable under any layout."""
+"""Checkpoints of a run: rolling ones in its folder, from which it continues, and released ones, which are results.
 
-import pickle
+A checkpoint is a folder in Megatron-Core's sharded format, loadable under any layout, with a record of its files'
+digests. It is there whole or not at all, and its bytes are a function of the state: not of the moment, the process,
+the folder's name, or whether training went on while it was written.
+"""
+
+import itertools
+import re
 import shutil
-import types
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
-import torch
 import torch.distributed as dist
 
 from model import megatron
@@ -14,102 +21,225 @@ from model import megatron
 megatron.install()
 
 from megatron.core import dist_checkpointing  # noqa: E402 - after install
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue  # noqa: E402
 
-from model import parallel  # noqa: E402
+from model import digests, parallel  # noqa: E402
+from model.checkpoint_writer import PARTIAL, Write  # noqa: E402
+from model.progress import Progress  # noqa: E402
+from model.runtime import RuntimeSettings  # noqa: E402
+from stages.errors import UserError  # noqa: E402
+from stages.files import read_json  # noqa: E402
+
+_PLACE = "progress.json"
+_DISCARDED = ".discarded"
+_STEP = re.compile(r"step-\d{8,}")
+T = TypeVar("T")
 
 
-def _metadata() -> dict[str, Any]:
-    """Return how optimizer states are cut: by weight, so that another layout can take them up."""
-    return {
-        "distrib_optim_sharding_type": "fully_reshardable",
-        "chained_optim_avoid_prefix": True,
-        "dp_cp_group": parallel.data_parallel_group(),
-    }
-
-
-def save(path: Path, model: Any, optimizer: Any = None, scheduler: Any = None) -> None:
+def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint at `path`, whole or not at all; every rank calls this.
 
     Args:
-        path: The folder to make.
-        model: The bare model of this rank.
-        optimizer: Its optimizer, or None to save weights alone.
-        scheduler: Its learning-rate schedule.
+        path: The folder to make; one that is there is replaced.
+        state: A sharded state dict, which is taken apart.
+
+    Raises:
+        UserError: On every rank, if one of them could not write, for want of space or otherwise.
     """
-    partial = path.with_name(path.name + ".partial")
-    if parallel.is_first():
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier()
-    dist_checkpointing.save(_state(model, optimizer, scheduler), str(partial))
-    dist.barrier()
-    if parallel.is_first():
-        _make_canonical(partial)
-        partial.rename(path)
-    dist.barrier()
+    Write(path, state, {}).now()
 
 
-class _ByValue(pickle.Pickler):
-    """Writes equal values as equal bytes: which of them are one object in memory differs after a resume."""
+def load(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a checkpoint, written under any layout; every rank calls this.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fast = True  # no memo
-
-
-_PICKLE_BY_VALUE = types.SimpleNamespace(__name__="pickle_by_value", Pickler=_ByValue)
-"""As much of a pickle module as torch.save asks for."""
-
-
-def _make_canonical(checkpoint: Path) -> None:
-    """Rewrite what depends on the process rather than the state: the folder's name, a random id, object identity."""
-    file = checkpoint / ".metadata"
-    metadata = pickle.loads(file.read_bytes())
-    metadata.storage_meta = None
-    metadata.storage_data = dict(sorted(metadata.storage_data.items(), key=repr))  # the writers finish in any order
-    with file.open("wb") as stream:
-        _ByValue(stream).dump(metadata)
-    common = torch.load(checkpoint / "common.pt", weights_only=False)
-    torch.save(common, checkpoint / "common.pt", pickle_module=_PICKLE_BY_VALUE)
+    Args:
+        path: A checkpoint; its digests are not checked.
+        state: A sharded state dict that says what is wanted. Its tensors are overwritten.
+    """
+    loaded: dict[str, Any] = dist_checkpointing.load(state, str(path))
+    return loaded
 
 
-def load(path: Path, model: Any, optimizer: Any = None, scheduler: Any = None) -> None:
-    """Load a checkpoint, written under any layout, into this rank's model, and its optimizer if one is given."""
-    wanted = _state(model, optimizer, scheduler, is_loading=True)
-    state = dist_checkpointing.load(wanted, str(path))
-    model.load_state_dict(state["model"], strict=True)
-    if optimizer is not None:
-        with torch.no_grad():  # its in-place copies write into leaves that require gradients
-            optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
+def verify(path: Path) -> list[str]:
+    """Return what is wrong with a checkpoint, the same on every rank; every rank calls this, and reads its share."""
+    world_size = dist.get_world_size()
+    faults: list[list[str]] = [[]] * world_size
+    dist.all_gather_object(faults, digests.faults(path, dist.get_rank(), world_size))
+    return sorted(set().union(*faults))
 
 
-def _state(model: Any, optimizer: Any, scheduler: Any, is_loading: bool = False) -> dict[str, Any]:
-    metadata = _metadata()
-    state: dict[str, Any] = {"model": model.sharded_state_dict(metadata=metadata)}
-    if optimizer is not None:
-        state["optimizer"] = optimizer.sharded_state_dict(state["model"], is_loading=is_loading, metadata=metadata)
-        state["scheduler"] = scheduler.state_dict()
-    return state
+def read_progress(path: Path) -> Progress:
+    """Return how far the run was that wrote the rolling checkpoint at `path`."""
+    return Progress.model_validate(read_json(path / _PLACE)["progress"])
 
 
-class RollingCheckpoints:
-    """The newest checkpoints of one run; older ones are deleted once a newer one is whole."""
+class Checkpoints:
+    """The checkpoints of one run. Every rank makes one and calls the same methods in the same order.
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    Args:
+        folder: The run's. What an earlier process left unfinished there is removed.
+        runtime: How many are kept, and whether training goes on while one is written.
+        interval: Steps between two regular ones.
+        fingerprint: Of the job. It is written into each, and one with another is refused.
+    """
+
+    def __init__(self, folder: Path, runtime: RuntimeSettings, interval: int, fingerprint: str) -> None:
         self._folder = folder
-        self._keep = keep
+        self._runtime = runtime
+        self._interval = interval
+        self._fingerprint = fingerprint
+        self._queue = AsyncCallsQueue(persistent=False)  # a persistent one needs CUDA
+        self._in_flight: set[Path] = set()
+        self._sound: set[int] = set()
+        self.damaged: list[str] = []
+        """What `newest` found wrong, for people."""
+        if parallel.is_first():
+            for ending in (PARTIAL, _DISCARDED):
+                for leftover in folder.rglob("step-*" + ending):
+                    shutil.rmtree(leftover)
+        dist.barrier()
 
     def path(self, step: int) -> Path:
-        """Return where the checkpoint after a step stands."""
+        """Return where the rolling checkpoint after a step stands."""
         return self._folder / f"step-{step:08d}"
 
-    def steps(self) -> list[int]:
-        """Return the steps that have a whole checkpoint, oldest first."""
-        found = (path.name for path in self._folder.glob("step-*") if path.is_dir())
-        return sorted(int(name.removeprefix("step-")) for name in found if not name.endswith(".partial"))
+    def regular(self, step: int) -> int:
+        """Return where a roll-back from within a step goes: the last regular checkpoint before it, or 0."""
+        return (step - 1) // self._interval * self._interval
 
-    def prune(self) -> None:
-        """Delete all but the newest; rank 0 calls this."""
-        for step in self.steps()[: -self._keep]:
-            shutil.rmtree(self.path(step))
+    def newest(self) -> int | None:
+        """Return the newest step with a sound checkpoint; damaged ones are put aside and told in `damaged`.
+
+        Raises:
+            UserError: It is of another job.
+        """
+        for step in reversed(_from_first(self._steps)):
+            faults = verify(self.path(step))
+            if not faults:
+                self._require_own(step)
+                self._sound.add(step)
+                return step
+            aside = _from_first(partial(_put_aside, self.path(step)))
+            self.damaged.append(f"'{self.path(step)}' is damaged and now '{aside.name}': {'; '.join(faults)}")
+        return None
+
+    def load(self, step: int, state: dict[str, Any]) -> tuple[dict[str, Any], Progress]:
+        """Return the content of a rolling checkpoint; later ones are deleted, since the run goes another way now.
+
+        Args:
+            step: The step after which it was saved.
+            state: As for the function `load`.
+
+        Raises:
+            UserError: It is damaged.
+        """
+        self.finish()
+        path = self.path(step)
+        faults = [] if step in self._sound else verify(path)
+        if faults:
+            raise UserError(f"'{path}' is damaged: {'; '.join(faults)}. Delete it and run again to continue before it.")
+        if parallel.is_first():
+            for later in self._steps():
+                if later > step:
+                    _discard(self.path(later))
+        return load(path, state), read_progress(path)
+
+    def save(self, step: int, state: dict[str, Any], progress: Progress) -> None:
+        """Write a rolling checkpoint, while training goes on if the runtime says so.
+
+        It returns after a copy, but waits first for the one before it. Those too old are deleted when it is whole.
+
+        Args:
+            step: The step that was taken.
+            state: A sharded state dict, which is taken apart.
+            progress: What is saved beside it.
+
+        Raises:
+            UserError: This one, or the one before it, could not be written.
+        """
+        place = {"fingerprint": self._fingerprint, "progress": progress.model_dump(mode="json")}
+        self._write(self.path(step), state, {_PLACE: place})
+
+    def release(self, step: int, weights: dict[str, Any]) -> None:
+        """Write a checkpoint of the weights alone, which is kept, as `released/step-XXXXXXXX`; otherwise as `save`."""
+        self._write(self._folder / "released" / self.path(step).name, weights, {})
+
+    def poll(self) -> None:
+        """Put in place what has been written meanwhile; a reduction of one number while something is under way.
+
+        Raises:
+            UserError: Something could not be written.
+        """
+        self._queue.maybe_finalize_async_calls()
+
+    def finish(self) -> None:
+        """Wait for what is being written.
+
+        Raises:
+            UserError: Something could not be written.
+        """
+        self._queue.maybe_finalize_async_calls(blocking=True)
+
+    def _write(self, path: Path, state: dict[str, Any], documents: dict[str, Any]) -> None:
+        if any(other.parent == path.parent for other in self._in_flight):
+            self.finish()
+        write = Write(path, state, documents)
+        if self._runtime.async_checkpoints:
+            self._in_flight.add(path)
+            write.request.add_finalize_fn(lambda: self._settle(path))
+            self._queue.schedule_async_request(write.request)
+        else:
+            write.now()
+            self._settle(path)
+
+    def _settle(self, path: Path) -> None:
+        """Take note of a new whole checkpoint."""
+        self._in_flight.discard(path)
+        if path.parent == self._folder:
+            self._sound.add(_step(path))
+            if parallel.is_first():
+                self._prune()
+
+    def _prune(self) -> None:
+        """Delete all but the newest, and the newest regular one, to which a run that was paused may yet roll back."""
+        steps = self._steps()
+        regular = [step for step in steps if step % self._interval == 0]
+        for step in set(steps[: -self._runtime.keep_checkpoints]) - set(regular[-1:]):
+            _discard(self.path(step))
+
+    def _steps(self) -> list[int]:
+        """Return the steps with a checkpoint, oldest first."""
+        return sorted(_step(path) for path in self._folder.glob("step-*") if _STEP.fullmatch(path.name))
+
+    def _require_own(self, step: int) -> None:
+        fingerprint = read_json(self.path(step) / _PLACE)["fingerprint"]
+        if fingerprint != self._fingerprint:
+            raise UserError(
+                f"'{self.path(step)}' is a checkpoint of another job ({fingerprint[:16]}, not "
+                f"{self._fingerprint[:16]}); delete '{self._folder}' and run again"
+            )
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _put_aside(path: Path) -> Path:
+    """Give a damaged checkpoint a name under which it is not found again, and return it."""
+    names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+    return path.rename(next(name for name in names if not name.exists()))
+
+
+def _discard(path: Path) -> None:
+    """Delete a checkpoint, at once as far as names go; gigabytes of pages are given back while training goes on."""
+    discarded = path.with_name(path.name + _DISCARDED)
+    shutil.rmtree(discarded, ignore_errors=True)
+    path.rename(discarded)
+    threading.Thread(target=shutil.rmtree, args=(discarded, True), daemon=True).start()
+
+
+def _from_first(compute: Callable[[], T]) -> T:
+    """Return on every rank what the first computes."""
+    value: list[T | None] = [compute() if parallel.is_first() else None]
+    dist.broadcast_object_list(value, src=0)
+    return cast(T, value[0])
