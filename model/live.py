@@ -1,80 +1,130 @@
-"""What a run tells while it goes: one JSON line a step, DVCLive plots, and a progress bar."""
+"""What a run tells while it goes: one JSON line a step, trackers, and a progress line."""
 
 import json
-import shutil
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-from dvclive.live import Live
 from tqdm import tqdm
 
-from model.log import read
+from model.job import Job
+from model.log import Row, describe, rewind
+from model.progress import Progress
+from model.runtime import RuntimeSettings
+from model.trackers import open_trackers
 from stages.errors import UserError
+
+_LINE = "{percentage:.0f}% of {total_fmt} tokens {bar:10} {remaining} left, {rate_fmt}{postfix}"
+_SECONDS_IN_FILES = 30.0
+"""Between two progress lines where no one watches: a week of them stays readable."""
 
 
 class LiveLog:
-    """The log of one run in its scratch folder, rewound to the step of the checkpoint that a run continues from.
+    """The log of one run in its scratch folder. Rank 0 has it.
+
+    It is first cut off at the step of the checkpoint that the run continues from, and the trackers with it.
 
     Args:
-        folder: The scratch folder; `log.jsonl` and `plots/` are in it.
-        resume_step: Keep this many lines of an earlier attempt.
-        steps: Steps of the whole run.
-        tokens_per_step: Tokens of one step.
+        folder: The scratch folder; `log.jsonl`, `plots/` and `tracking/` are in it.
+        job: Steps and tokens of the whole run, and its identity.
+        runtime: Names the trackers.
+        progress: Where the run continues.
+        branched_at: Step of another run's checkpoint that the run began with, whose log has no rows up to it.
 
     Raises:
         UserError: The log of the earlier attempt is shorter than its checkpoint.
     """
 
-    def __init__(self, folder: Path, resume_step: int, steps: int, tokens_per_step: int) -> None:
+    def __init__(
+        self, folder: Path, job: Job, runtime: RuntimeSettings, progress: Progress, branched_at: int = 0
+    ) -> None:
         self._path = folder / "log.jsonl"
-        self._plots = folder / "plots"
-        rows = read(self._path)[:resume_step]
-        if len(rows) < resume_step:
+        self._plan = job.plan
+        rows = rewind(self._path, progress.step)
+        logged = rows[-1]["step"] if rows else branched_at
+        if logged < progress.step - _skipped(progress):
             raise UserError(
-                f"'{self._path}' ends at step {len(rows)}, its checkpoint at {resume_step}; delete '{folder}'"
+                f"'{self._path}' ends at step {logged}, its checkpoint at {progress.step}; delete '{folder}'"
             )
-        rewound = self._path.with_suffix(".partial")
-        rewound.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        rewound.replace(self._path)
-        shutil.rmtree(self._plots, ignore_errors=True)
-        self._live = Live(str(self._plots), save_dvc_exp=False, dvcyaml=None, report=None)
+        self._file = self._append()
+        self._trackers = open_trackers(runtime.trackers, folder, job, rows)
+        self._bits_per_byte: float | None = None
+        self._event = ""
         for row in rows:
-            self._plot(row)
+            self._remember(row)
         self._bar = tqdm(
-            total=steps * tokens_per_step,
-            initial=resume_step * tokens_per_step,
-            unit="tok",
+            total=self._plan.tokens,
+            initial=self._tokens(progress.step),
+            bar_format=_LINE,
+            unit=" tokens",
             unit_scale=True,
-            desc="pretrain",
+            dynamic_ncols=True,
             file=sys.stderr,
-            mininterval=1.0,
+            mininterval=1.0 if sys.stderr.isatty() else _SECONDS_IN_FILES,
         )
-        self._tokens_per_step = tokens_per_step
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Write a step's row: step, tokens, loss, grad_norm, learning_rate, timing and, at times, validation."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._plot(row)
-        self._bar.set_postfix_str(_headline(row), refresh=False)
-        self._bar.update(self._tokens_per_step)
+    def add(self, row: Row) -> None:
+        """Write the row of a step that was taken.
 
-    def _plot(self, row: dict[str, Any]) -> None:
-        self._live.step = row["step"]
-        for name in ("loss", "grad_norm", "learning_rate"):
-            self._live.log_metric(name, row[name], plot=True)
-        for name in ("loss", "bits_per_byte"):
-            if "validation" in row:
-                self._live.log_metric(f"validation_{name}", row["validation"][name], plot=True)
+        Args:
+            row: step, phase, tokens, batch, first_sample, loss, grad_norm, grad_norms, learning_rate, timing and, at
+                times, z_loss, events, validation and tasks.
+        """
+        self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+        for tracker in self._trackers:
+            tracker.add(row)
+        for event in row.get("events", []):
+            self.note(describe(event))
+        self._remember(row)
+        self._bar.set_postfix_str(self._headline(row), refresh=False)
+        self._bar.update(row["tokens"] - self._bar.n)
+
+    def note(self, text: str) -> None:
+        """Show what has happened, at once and, until something else happens, in the progress line."""
+        self._event = text
+        self._bar.write(text, file=sys.stderr)
+
+    def rewind(self, step: int) -> None:
+        """Go back to a step: what was logged since is forgotten."""
+        self._file.close()
+        rows = rewind(self._path, step)
+        self._file = self._append()
+        for tracker in self._trackers:
+            tracker.rewind(rows)
+        self._bar.update(self._tokens(step) - self._bar.n)
+
+    def sync(self) -> None:
+        """Put the log on the disk; done before a checkpoint is saved, so that none outlives its log."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Leave the terminal tidy."""
+        """Write what waits and leave the terminal tidy."""
+        self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
         self._bar.close()
 
+    def _append(self) -> BinaryIO:
+        return self._path.open("ab", buffering=0)  # a row is there for others, or after a kill, when `add` returns
 
-def _headline(row: dict[str, Any]) -> str:
-    text = f"step {row['step']}, loss {row['loss']:.3f}"
-    if "validation" in row:
-        text += f", validation {row['validation']['bits_per_byte']:.3f} bits/byte"
-    return text
+    def _tokens(self, step: int) -> int:
+        return self._plan.at(step).tokens if step else 0
+
+    def _remember(self, row: Row) -> None:
+        if "validation" in row:
+            self._bits_per_byte = row["validation"]["bits_per_byte"]
+        for event in row.get("events", []):
+            self._event = describe(event)
+
+    def _headline(self, row: Row) -> str:
+        parts = [f"step {row['step']}/{self._plan.steps}", f"loss {row['loss']:.3f}"]
+        if self._bits_per_byte is not None:
+            parts.append(f"{self._bits_per_byte:.3f} bits/byte")
+        parts.append(f"MFU {row['mfu']:.1%}")
+        return ", ".join([*parts, self._event] if self._event else parts)
+
+
+def _skipped(progress: Progress) -> int:
+    """Return how many of the last steps a guard left out, which have no row."""
+    return len({event.step for event in progress.pending if event.action == "skip" and event.step <= progress.step})
