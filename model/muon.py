@@ -77,26 +77,26 @@ class Muon(torch.optim.Optimizer):
         momentum.lerp_(weight.grad, 1 - settings["momentum"])
         update = weight.grad.lerp(momentum, settings["momentum"]).bfloat16()  # the iteration takes no more
         weight.mul_(1 - settings["lr"] * settings["weight_decay"])
-        matrices = _unstack(self._gathered(update, weight), weight.stacked_rows)
-        for own, matrix in zip(_unstack(weight, weight.stacked_rows), matrices, strict=True):
+        group = self._shared_by if getattr(weight, "tensor_model_parallel", False) else None
+        whole = _gathered(update, weight.partition_dim, group) if group else update
+        for own, matrix in zip(*(_unstack(stack, weight.stacked_rows) for stack in (weight, whole)), strict=True):
             stacked = matrix.flatten(0, 1)
             direction = _muon._zeropower_via_newtonschulz(stacked, COEFFICIENTS, _muon.DEFAULT_NS_STEPS, _muon.EPS)
+            direction = direction.view_as(matrix)
             rate = _muon._adjust_lr(settings["lr"], "match_rms_adamw", stacked.shape)
-            own.add_(self._own(direction.view_as(matrix), weight), alpha=-rate)
+            own.add_(_own(direction, weight.partition_dim, group) if group else direction, alpha=-rate)
 
-    def _gathered(self, update: Tensor, weight: Any) -> Tensor:
-        """Return the update of the whole weight, whose shard this rank has."""
-        if self._shared_by is None or not weight.tensor_model_parallel:
-            return update
-        shards = [torch.empty_like(update) for _ in range(self._shared_by.size())]
-        dist.all_gather(shards, update, group=self._shared_by)
-        return torch.cat(shards, dim=weight.partition_dim)
 
-    def _own(self, direction: Tensor, weight: Any) -> Tensor:
-        """Return this rank's part of a matrix `[blocks, rows, columns]`: its blocks or its columns."""
-        if self._shared_by is None or not weight.tensor_model_parallel:
-            return direction
-        return direction.chunk(self._shared_by.size(), dim=2 * weight.partition_dim)[self._shared_by.rank()]
+def _gathered(shard: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
+    """Return the weight-shaped tensor of which every process of a group has a shard."""
+    shards = [torch.empty_like(shard) for _ in range(group.size())]
+    dist.all_gather(shards, shard, group=group)
+    return torch.cat(shards, dim=dim)
+
+
+def _own(matrix: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
+    """Return this process's part of a matrix `[blocks, rows, columns]`: its blocks or, of dimension 1, its columns."""
+    return matrix.chunk(group.size(), dim=2 * dim)[group.rank()]
 
 
 def _unstack(weight: Tensor, rows: tuple[int, ...]) -> tuple[Tensor, ...]:
