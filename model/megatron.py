@@ -4,7 +4,8 @@ Megatron-Core asks for `device="cuda"` and `torch.cuda.*` by name all along its 
 mode. Where CUDA is absent, `install` gives every `megatron.core` module its own `torch` namespace, a copy whose
 `cuda` is the CPU; torch itself stays as it is for everyone else, but for two methods (`Tensor.type`,
 `Tensor.cuda`) whose results Megatron-Core relies on. On any device without Transformer Engine and Apex it also
-replaces the optimizer, which could not be resumed. It fits this version exactly: keep the version pinned.
+replaces the optimizer, which could not be resumed, and mends what else breaks without them. It fits this version
+exactly: keep the version pinned.
 
 Alternatives that were tried and are worse: a TorchFunctionMode (2 to 15 % slower at small sizes), renaming
 privateuse1 (refused by torch), patching torch's own names (breaks torch.compile and every other user of
@@ -36,7 +37,10 @@ def install() -> None:
         assert "megatron.core" not in sys.modules, "megatron.core was imported before model.megatron.install()"
         sys.meta_path.insert(0, _MegatronFinder(_torch_on_cpu()))
         _patch_tensor_methods()
+        _route_on_cpu()
     _use_resumable_adam()
+    _mend_router()
+    _look_up_groups_silently()
 
 
 class _NullStream(contextlib.nullcontext[None]):
@@ -125,6 +129,31 @@ def _patch_tensor_methods() -> None:
 
     torch.Tensor.type = type_as_on_cuda  # type: ignore[method-assign, assignment]
     torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+
+
+def _route_on_cpu() -> None:
+    """Let the token dispatcher of experts have its split sizes as NumPy arrays, which it makes of CUDA tensors alone."""
+    from megatron.core.transformer.moe import token_dispatcher
+
+    def sizes(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+        return tensor.numpy() if as_numpy and isinstance(tensor, torch.Tensor) else tensor
+
+    token_dispatcher.maybe_move_tensor_to_cpu = sizes
+
+
+def _mend_router() -> None:
+    """Define the name of Transformer Engine's GEMM that a float32 router looks for; None makes it use torch's."""
+    from megatron.core.transformer.moe import moe_utils
+
+    if not hasattr(moe_utils, "te_general_gemm"):
+        moe_utils.te_general_gemm = None
+
+
+def _look_up_groups_silently() -> None:
+    """Drop warnings of Megatron-Core's utilities: one in every row-parallel layer breaks the graph of torch.compile."""
+    from megatron.core import utils
+
+    utils.warnings = types.SimpleNamespace(warn=lambda *_, **__: None)
 
 
 def _use_resumable_adam() -> None:
