@@ -1,20 +1,23 @@
-"""A Megatron-Core checkpoint as a `transformers` folder, and the gate that compares the two."""
+"""A Megatron-Core checkpoint as a `transformers` folder, which must be the same model."""
 
 import shutil
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 
-from model import checkpoint, parallel
-from model.build import Decoder, build_model
+from model import unsplit
+from model.architectures import architecture
 from model.data import Batch, ValidationData
-from model.job import Job
-from model.llama import llama_config, to_llama
-from model.settings import LayoutSettings
+from model.decoder import Decoder
+from model.job import Job, Shards
+from model.parity import Parity, compare, first_difference
+from model.plan import final_model
+from model.settings import ModelSettings
+from model.weight_map import to_transformers
 from stages.errors import UserError
 from stages.files import read_json, write_json
 
@@ -22,37 +25,14 @@ from stages.files import read_json, write_json
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.checkpoint")
 
 
-@dataclass(frozen=True)
-class Parity:
-    """How far the exported model is from the trained one, in float32 on validation text."""
-
-    tokens: int
-    """Tokens compared."""
-    max_abs_logit: float
-    """Largest logit, for scale."""
-    max_abs_logit_difference: float
-    """Largest difference of any logit."""
-    megatron_loss: float
-    """Mean loss of the trained model, nats per token."""
-    transformers_loss: float
-    """Mean loss of the exported model, nats per token."""
-
-    @property
-    def loss_difference(self) -> float:
-        """Absolute difference of the losses."""
-        return abs(self.megatron_loss - self.transformers_loss)
-
-    def as_dict(self) -> dict[str, float]:
-        """Return all values by name."""
-        return {**asdict(self), "loss_difference": self.loss_difference}
-
-
 def export(job: Job, trained: Path, folder: Path, num_threads: int, sequences: int, limits: dict[str, float]) -> Parity:
-    """Write the checkpoint of a job as a `transformers` model with its tokenizer, and compare the two.
+    """Write a checkpoint of a job as a `transformers` model with its tokenizer, and compare the two.
+
+    The model is the one that the last phase leaves: with the longest context and the last rotary base.
 
     Args:
         job: What was trained.
-        trained: Its checkpoint, of any layout.
+        trained: Weights of it, written under any layout.
         folder: Where the exported model is written.
         num_threads: CPU threads.
         sequences: Validation sequences of each domain on which both are compared.
@@ -61,46 +41,47 @@ def export(job: Job, trained: Path, folder: Path, num_threads: int, sequences: i
     Raises:
         UserError: The exported model is not the trained one; the message says where they part.
     """
-    one = LayoutSettings()
-    with parallel.processes(one, "cpu", num_threads, seed=0):
-        megatron = build_model(job.model, one, job.shards.vocab_size).eval()
-        checkpoint.load(trained, megatron)
-        write_llama(megatron, job, folder)
-        exported = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        batches = [batch for data in _validation(job, sequences) for batch in data.batches(4, torch.device("cpu"))]
+    model = final_model(job.model, job.pretrain)
+    with unsplit.process(num_threads):
+        megatron = unsplit.build(model, job.shards.vocab_size).eval()
+        unsplit.load(trained, megatron)
+        write_transformers(megatron, model, job.shards, folder)
+        exported = architecture(model).model_class.from_pretrained(folder, dtype=torch.float32).eval()
+        batches = list(_validation(job, model.seq_length, sequences))
         parity = compare(megatron, exported, batches)
-        values = parity.as_dict()
-        exceeded = [name for name, limit in limits.items() if not values[name] <= limit]
+        exceeded = parity.exceeded(limits)
         if exceeded:
             where = first_difference(megatron, exported, batches[0], limits["max_abs_logit_difference"])
-            raise UserError(
-                "the exported model is not the trained one: "
-                + "; ".join(f"{name} is {values[name]:.3g}, the limit is {limits[name]:.3g}" for name in exceeded)
-                + f". They part at {where}."
-            )
+            raise UserError(f"the exported model is not the trained one: {'; '.join(exceeded)}. They part at {where}.")
     return parity
 
 
-def write_llama(megatron: Decoder, job: Job, folder: Path) -> None:
+def write_transformers(megatron: Decoder, model: ModelSettings, shards: Shards, folder: Path) -> None:
     """Write configuration, weights and tokenizer with `transformers`' own writers."""
-    shards = job.shards
-    config = llama_config(job.model, shards.vocab_size, shards.end_of_document, shards.pad)
-    with torch.device("meta"):
-        llama = LlamaForCausalLM(config)
-    weights = dict(to_llama(megatron.state_dict(), job.model, shards.vocab_size))
-    if config.tie_word_embeddings:
-        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-    llama.load_state_dict({name: weight.contiguous() for name, weight in weights.items()}, strict=True, assign=True)
-    llama.tie_weights()
-    llama.generation_config = GenerationConfig(
+    exported = to_model(megatron, model, shards)
+    config = exported.config
+    exported.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
-    llama.save_pretrained(folder)
-    _write_tokenizer(Path(shards.tokenizer).parent, folder, job.model.seq_length)
+    exported.save_pretrained(folder)
+    _write_tokenizer(Path(shards.tokenizer).parent, folder, model.seq_length)
     if len(AutoTokenizer.from_pretrained(folder)) != shards.vocab_size:
         raise UserError(
             f"the tokenizer in '{Path(shards.tokenizer).parent}' is not the one of the shards; run `dvc repro shards`"
         )
+
+
+def to_model(megatron: Decoder, model: ModelSettings, shards: Shards) -> PreTrainedModel:
+    """Return the `transformers` model with the weights of an unsplit model."""
+    chosen = architecture(model)
+    weights = dict(to_transformers(chosen.weights(model, shards.vocab_size), megatron.state_dict()))
+    config = chosen.config(model, shards.vocab_size, shards.end_of_document, shards.pad)
+    loaded: Any = chosen.model_class.from_pretrained(
+        None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
+    )
+    exported: PreTrainedModel = loaded[0]  # in evaluation mode
+    assert not any(loaded[1].values()), loaded[1]
+    return exported
 
 
 def _write_tokenizer(source: Path, folder: Path, model_max_length: int) -> None:
@@ -111,64 +92,7 @@ def _write_tokenizer(source: Path, folder: Path, model_max_length: int) -> None:
     write_json(config, {**read_json(config), "model_max_length": model_max_length})
 
 
-def _validation(job: Job, sequences: int) -> list[ValidationData]:
-    folder = Path(job.shards.tokens) / "validation"
-    return [ValidationData(folder / domain, job.model.seq_length, sequences) for domain in sorted(job.pretrain.blend)]
-
-
-@torch.no_grad()
-def compare(megatron: Decoder, llama: LlamaForCausalLM, batches: list[Batch]) -> Parity:
-    """Return the distance of two models over batches of tokens, labels and positions `[b, s]`."""
-    vocab_size = llama.config.vocab_size
-    largest = difference = 0.0
-    nats = {"megatron": 0.0, "transformers": 0.0}
-    tokens = 0
-    for inputs, labels, positions in batches:
-        ours = megatron(inputs, positions, None)[..., :vocab_size]
-        theirs = llama(inputs).logits
-        largest = max(largest, ours.abs().max().item())
-        difference = max(difference, (ours - theirs).abs().max().item())
-        nats["megatron"] += megatron(inputs, positions, None, labels=labels).double().sum().item()
-        nats["transformers"] += _loss_sum(theirs, labels)
-        tokens += labels.numel()
-    return Parity(tokens, largest, difference, nats["megatron"] / tokens, nats["transformers"] / tokens)
-
-
-def _loss_sum(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-    return losses.double().sum().item()
-
-
-@torch.no_grad()
-def first_difference(megatron: Decoder, llama: LlamaForCausalLM, batch: Batch, limit: float) -> str:
-    """Return the first point of the forward pass where the models differ by more than `limit`, with the difference."""
-    inputs, _, positions = batch
-    ours: dict[str, torch.Tensor] = {}
-    theirs: dict[str, torch.Tensor] = {}
-    _record(ours, {"the embedding": megatron.embedding, **_layers(megatron.decoder.layers)}, sequence_first=True)
-    _record(theirs, {"the embedding": llama.model.embed_tokens, **_layers(llama.model.layers)}, sequence_first=False)
-    megatron(inputs, positions, None)
-    llama(inputs)
-    for name, value in ours.items():
-        difference = (value - theirs[name]).abs().max().item()
-        if not difference <= limit:
-            return f"{name} (difference {difference:.3g})"
-    return "the final norm or the output projection"
-
-
-def _layers(layers: Any) -> dict[str, torch.nn.Module]:
-    return {f"layer {index}": layer for index, layer in enumerate(layers)}
-
-
-def _record(into: dict[str, torch.Tensor], modules: dict[str, torch.nn.Module], sequence_first: bool) -> None:
-    """Have each module note its output, as `[b, s, h]`."""
-
-    def note(name: str) -> Any:
-        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-            value = output[0] if isinstance(output, tuple) else output
-            into[name] = value.transpose(0, 1) if sequence_first else value
-
-        return hook
-
-    for name, module in modules.items():
-        module.register_forward_hook(note(name))
+def _validation(job: Job, seq_length: int, sequences: int) -> Iterator[Batch]:
+    for domain in job.pretrain.domains:
+        data = ValidationData(Path(job.shards.tokens) / "validation" / domain, seq_length, sequences)
+        yield from data.batches(4, torch.device("cpu"))
