@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from model import parallel
+from model.index_cache import IndexCache
 from model.job import Job
 from model.order import Order
 from model.plan import Step
@@ -48,7 +49,7 @@ class _Host(NamedTuple):
 
 
 def _host(tokens: Array, labels: Array, documents: Array | None) -> _Host:
-    places = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+    places = np.tile(np.arange(tokens.shape[1]), (len(tokens), 1))
     if documents is None:
         return _Host(_tensor(tokens), _tensor(labels), _tensor(places), None)
     begins = np.zeros_like(places)
@@ -92,7 +93,7 @@ class TrainingData:
 
     def __init__(self, job: Job, cache: Path, workers: int) -> None:
         self._plan = job.plan
-        self._order = Order(job, cache)
+        self._order = Order(job, IndexCache(cache))
         settings = job.pretrain
         self._size, self._replicas = settings.micro_batch_size, settings.layout.data_parallel_size
         self._document_mask = settings.document_mask

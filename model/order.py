@@ -43,24 +43,23 @@ class Order:
 
     Args:
         job: Data, phases and seed.
-        cache: Folder for index arrays.
+        cache: For the index arrays.
 
     Raises:
         UserError: A shard is missing or damaged.
     """
 
-    def __init__(self, job: Job, cache: Path) -> None:
-        index_cache = IndexCache(cache)
+    def __init__(self, job: Job, cache: IndexCache) -> None:
         self.domains = job.pretrain.domains
         """Names of all domains, sorted."""
         train = Path(job.shards.tokens) / "train"
         self.shards = [TokenShard(train / domain) for domain in self.domains]
         """The training shard of each domain."""
         self._seq_lengths = [phase.seq_length for phase in job.plan.phases]
-        self._blends = [Blend(phase.blend, phase.samples, index_cache) for phase in job.plan.phases]
+        self._blends = [Blend(phase.blend, phase.samples, cache) for phase in job.plan.phases]
         self._streams: dict[tuple[str, int], Stream] = {}
         self._firsts: list[dict[str, int]] = []
-        self._plan_streams(job, index_cache)
+        self._plan_streams(job, cache)
 
     def _plan_streams(self, job: Job, cache: IndexCache) -> None:
         """Set the streams, and for each phase where in them it begins."""

@@ -73,14 +73,19 @@ class Stream:
 
     def spans(self, first: Integers, count: int) -> Spans:
         """Return the documents that hold `count` tokens of the stream from each of the tokens `first`, `[n]`."""
-        last_epoch = (int(first.max()) + count - 1) // self.tokens
-        epochs = range(int(first.min()) // self.tokens, last_epoch + 1)
-        pieces = [self._spans_of_epoch(epoch, first, first + count) for epoch in epochs]
+        pieces = [self._spans_of_epoch(epoch, first, first + count) for epoch in self._epochs(first, count)]
         if len(pieces) == 1:
             return pieces[0]
         window, document, start, end = map(np.concatenate, zip(*pieces, strict=True))
         order = np.argsort(window, kind="stable")
         return Spans(window[order], document[order], start[order], end[order])
+
+    def _epochs(self, first: Integers, count: int) -> list[int]:
+        """Return the epochs that hold any of `count` tokens from each of the tokens `first`, ascending."""
+        begin, end = first // self.tokens, (first + count - 1) // self.tokens
+        epochs = begin[:, None] + np.arange((end - begin).max() + 1)
+        touched: list[int] = np.unique(epochs[epochs <= end[:, None]]).tolist()
+        return touched
 
     def _spans_of_epoch(self, epoch: int, first: Integers, end: Integers) -> Spans:
         """Return the part of the tokens `first` to `end` that is in an epoch."""
