@@ -136,10 +136,13 @@ class Write:
         _flush(self._path.parent)
 
     def _write_index(self, results: Iterable[WriteResult]) -> None:
-        index = self._plan.index
-        assert index is not None, "the first rank has it"
-        index.storage_data = dict(sorted(((entry.index, entry.storage_data) for entry in results), key=repr))
-        index.version = CURRENT_DCP_VERSION
+        """Write what and where every tensor is, in the order of their names, without the plans of the ranks."""
+        assert self._plan.index is not None, "the first rank has it"
+        index = Metadata(
+            state_dict_metadata=dict(sorted(self._plan.index.state_dict_metadata.items())),
+            storage_data=dict(sorted(((entry.index, entry.storage_data) for entry in results), key=repr)),
+            version=CURRENT_DCP_VERSION,
+        )
         with (self._partial / ".metadata").open("wb") as file:
             _ByValue(file).dump(index)
 
@@ -244,12 +247,17 @@ def _write(transforms: Any, outcome: _Outcome, buckets: list[Any]) -> None:
     unfinished.put(0)
     FileSystemWriterAsync.write_preloaded_data([transforms], 0, bucket, results, unfinished, use_fsync=True)
     _, written = results.get()
-    try:
-        if isinstance(written, Exception):
-            raise written
+    if isinstance(written, Exception):
+        outcome.put(_Part([], {}, str(_first_cause(written))))
+    else:
         outcome.put(_Part(written, {name: digests.measure(Path(path))}))
-    except OSError as error:
-        outcome.put(_Part([], {}, str(error)))
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return where an exception began: torch raises one of its own while it closes a file that did not fit."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def _restored(data: io.BytesIO) -> Any:
