@@ -120,4 +120,5 @@ def _duration(seconds: float) -> str:
 
 def _energy(rows: list[Row]) -> str:
     how = "measured" if all(row["joules_measured"] for row in rows) else "estimated"
-    return f"{_sum(rows, 'joules') / 3.6e6:.4g} kWh ({how})"
+    joules = _sum(rows, "joules")
+    return f"{joules / 1e3:,.2f} kJ ({how})" if joules < 1e6 else f"{joules / 3.6e6:,.2f} kWh ({how})"
