@@ -63,6 +63,8 @@ def _tensor(array: Array) -> torch.Tensor:
 
 
 def _batch(host: _Host, device: torch.device) -> Batch:
+    if device.type == "cuda":
+        host = host.map(torch.Tensor.pin_memory)  # so that the copy does not wait for the step in progress
     tokens, labels, positions, documents = host.map(lambda tensor: tensor.to(device, non_blocking=True))
     if documents is None:
         return Batch(tokens, labels, positions, None)
@@ -98,7 +100,6 @@ class TrainingData:
         self._size, self._replicas = settings.micro_batch_size, settings.layout.data_parallel_size
         self._document_mask = settings.document_mask
         self._replica = parallel.data_parallel_rank()
-        self._pin_memory = settings.device == "cuda"
         self._prefetcher = Prefetcher(self._load, self._following, workers)
 
     def micro_batches(self, step: Step, skipped: int, device: torch.device) -> Iterator[Batch]:
@@ -140,8 +141,7 @@ class TrainingData:
         if self._document_mask:
             lengths = pieces.end - pieces.start
             documents = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths).reshape(window.shape)[:, :-1]
-        host = _host(window[:, :-1], window[:, 1:], documents)
-        return host.map(torch.Tensor.pin_memory) if self._pin_memory else host
+        return _host(window[:, :-1], window[:, 1:], documents)
 
 
 class ValidationData:

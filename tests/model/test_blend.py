@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.blend import Blend
@@ -15,6 +15,7 @@ def blend_of(parts: list[int], samples: int) -> Blend:
     return Blend({f"d{index}": part / sum(parts) for index, part in enumerate(parts)}, samples, MEMORY)
 
 
+@settings(deadline=None)
 @given(PARTS, st.integers(1, 300))
 def test_domains_keep_to_their_shares(parts: list[int], samples: int) -> None:
     blend = blend_of(parts, samples)
@@ -31,6 +32,7 @@ def test_domains_keep_to_their_shares(parts: list[int], samples: int) -> None:
         assert blend.counts[domain] == taken[-1]
 
 
+@settings(deadline=None)
 @given(PARTS, st.integers(1, 300), st.integers(1, 300))
 def test_a_sample_does_not_depend_on_the_planned_length(parts: list[int], planned: int, other: int) -> None:
     short, long = blend_of(parts, planned), blend_of(parts, planned + other)

@@ -1,9 +1,15 @@
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from model.prefetch import Prefetcher
+
+
+ROOT = Path(__file__).parents[2]
 
 
 def double(number: int) -> int:
@@ -58,3 +64,15 @@ def test_closing_ends_the_threads() -> None:
     assert threading.active_count() > before
     prefetcher.close()
     assert threading.active_count() == before
+
+
+NEVER_CLOSED = """
+from model.prefetch import Prefetcher
+prefetcher = Prefetcher(lambda number: number, lambda number: number + 1, workers=2)
+prefetcher.take(1)
+raise SystemExit(7)
+"""
+
+
+def test_a_process_that_fails_ends_with_results_still_ahead() -> None:
+    assert subprocess.run([sys.executable, "-c", NEVER_CLOSED], cwd=ROOT, timeout=60).returncode == 7

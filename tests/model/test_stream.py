@@ -28,6 +28,7 @@ def every_window(stream: Stream, epochs: int) -> NDArray[np.int64]:
     return np.arange(-(-epochs * stream.tokens // stream.seq_length))
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.integers(2, 50), st.integers(1, 4))
 def test_every_token_is_a_label_exactly_once_an_epoch(lengths: list[int], seq_length: int, epochs: int) -> None:
     stream = stream_of(lengths, seq_length)
@@ -41,6 +42,7 @@ def test_every_token_is_a_label_exactly_once_an_epoch(lengths: list[int], seq_le
         assert sorted(of_epoch) == list(range(stream.tokens))
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.integers(2, 50), st.integers(1, 4))
 def test_samples_of_an_epoch_are_its_windows_in_another_order(lengths: list[int], seq_length: int, epochs: int) -> None:
     stream = stream_of(lengths, seq_length)
@@ -49,6 +51,7 @@ def test_samples_of_an_epoch_are_its_windows_in_another_order(lengths: list[int]
     assert sorted(stream.windows(windows)) == windows.tolist()
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.integers(2, 50), st.lists(st.integers(0, 200), min_size=1, max_size=5))
 def test_a_sample_is_the_same_alone_and_among_others(lengths: list[int], seq_length: int, samples: list[int]) -> None:
     stream = stream_of(lengths, seq_length)
@@ -64,6 +67,7 @@ def test_a_sample_is_the_same_alone_and_among_others(lengths: list[int], seq_len
     assert token_numbers(stream, together) == tokens
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.integers(2, 50))
 def test_spans_of_a_window_are_whole_documents_but_for_its_ends(lengths: list[int], seq_length: int) -> None:
     stream = stream_of(lengths, seq_length)
@@ -75,7 +79,7 @@ def test_spans_of_a_window_are_whole_documents_but_for_its_ends(lengths: list[in
     assert (spans.end[:-1][follows] == stream.lengths[spans.document[:-1]][follows]).all()
 
 
-@settings(max_examples=20)
+@settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**40), st.integers(1, 100))
 def test_streams_beyond_32_bits_are_exact(sample: int, share: int) -> None:
     lengths = [2**31 - 1 - share, 2**31 - 1, share]
