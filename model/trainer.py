@@ -20,7 +20,7 @@ from megatron.core.distributed import (  # noqa: E402 - after install
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func  # noqa: E402
 from megatron.core.transformer.module import Float16Module  # noqa: E402
 
-from model import optimizer, parallel, random_states, zigzag  # noqa: E402
+from model import optimizer, optimizer_state, parallel, random_states, zigzag  # noqa: E402
 from model.averaging import WeightAverage  # noqa: E402
 from model.build import build_chunks, set_rotary_base  # noqa: E402
 from model.data import Batch  # noqa: E402
@@ -60,6 +60,8 @@ class Trainer:
             job.model, settings.layout, self._vocab_size, settings.precision, settings.dropout, settings.compile
         )
         """This rank's runs of layers, first to last."""
+        for chunk in self.modules:
+            chunk.z_loss = settings.z_loss
         self.ddp = [self._wrap(chunk.to(device), index) for index, chunk in enumerate(self.modules)]
         """The same, with buffers for their gradients."""
         self._config = self.modules[0].config
@@ -189,8 +191,11 @@ class Trainer:
     def weights_state_dict(self) -> dict[str, Any]:
         """Return this rank's weights for a checkpoint, under the names that they have in an unsplit model."""
         if len(self.modules) == 1:
-            return {"model": self.modules[0].sharded_state_dict(metadata=_metadata())}
-        return {f"model{i}": chunk.sharded_state_dict(metadata=_metadata()) for i, chunk in enumerate(self.modules)}
+            return {"model": self.modules[0].sharded_state_dict(metadata=optimizer_state.metadata())}
+        return {
+            f"model{i}": chunk.sharded_state_dict(metadata=optimizer_state.metadata())
+            for i, chunk in enumerate(self.modules)
+        }
 
     def load_weights(self, state: dict[str, Any]) -> None:
         """Take weights that were loaded into `weights_state_dict()`, and begin the optimizer and average from them."""
@@ -209,7 +214,7 @@ class Trainer:
         """
         state = self.weights_state_dict()
         weights = state["model"] if len(self.modules) == 1 else dict(state)
-        state["optimizer"] = self.optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_metadata())
+        state["optimizer"] = optimizer_state.sharded(self.optimizer, weights, is_loading)
         if self.average:
             state["average"] = self.average.sharded_state_dict(weights)
         state["random_states"] = random_states.sharded()
@@ -223,18 +228,8 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint that was loaded into `sharded_state_dict(is_loading=True)`."""
         self._load_modules(state)
-        with torch.no_grad():  # its in-place copies write into leaves that require gradients
-            self.optimizer.load_state_dict(state["optimizer"])
+        optimizer_state.load(self.optimizer, state["optimizer"])
         if self.average:
             self.average.load(state["average"])
         if "random_states" in state:
             random_states.restore(state["random_states"])
-
-
-def _metadata() -> dict[str, Any]:
-    """Return how optimizer states are cut: by weight, so that another layout can take them up."""
-    return {
-        "distrib_optim_sharding_type": "fully_reshardable",
-        "chained_optim_avoid_prefix": True,
-        "dp_cp_group": parallel.data_parallel_group(),
-    }
