@@ -8,7 +8,6 @@ import pytest
 
 from model.prefetch import Prefetcher
 
-
 ROOT = Path(__file__).parents[2]
 
 
