@@ -1,7 +1,7 @@
 """Linear layers on a CPU through oneDNN, which torch keeps for inference in float32.
 
-torch's own float32 matmul is MKL's. On an AMD CPU with AVX-512, oneDNN's is 1.4 to 2.2 times as fast in the forward and
-in the gradient of the input; for the gradient of the weight, whose operands are transposed, MKL's stays. Same sums in
+torch's own float32 matmul is MKL's. On an AMD CPU with AVX-512, oneDNN's is 1.4 to 1.7 times as fast, if the operand
+on its left is contiguous. In the gradient of the weight neither operand is: the smaller one is copied. Same sums in
 another order: results differ from MKL's in the last bits, and are equal from run to run.
 """
 
@@ -15,7 +15,7 @@ from model import megatron
 
 megatron.install()
 
-from megatron.core.tensor_parallel import layers  # noqa: E402 - after install
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region, layers  # noqa: E402 - after install
 
 _MEGATRON_LINEAR = layers.LinearWithGradAccumulationAndAsyncCommunication
 
@@ -23,6 +23,33 @@ _MEGATRON_LINEAR = layers.LinearWithGradAccumulationAndAsyncCommunication
 def install() -> None:
     """Put `Linear` in the place of Megatron-Core's autograd function for linear layers."""
     layers.LinearWithGradAccumulationAndAsyncCommunication = Linear
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return `x @ weight.T` of `[..., in]` and `[out, in]`."""
+    if not _serves(x):
+        return x.matmul(weight.t())
+    # The operator that torch.compile emits for a linear layer.
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x.flatten(0, -2), weight, None, "none", [], "")
+    # As torch.matmul does: a plain view of a new tensor could not be changed in place, which some callers do.
+    shaped: Tensor = torch.ops.aten._unsafe_view(out, [*x.shape[:-1], weight.shape[0]])
+    return shaped
+
+
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """Return `grad.T @ x`, `[out, in]`, of `[..., out]` and `[..., in]`; it may be a transposed view."""
+    grad, x = grad.flatten(0, -2), x.flatten(0, -2)
+    if not _serves(x):
+        return grad.t().matmul(x)
+    if x.shape[1] <= grad.shape[1]:
+        return product(x.t().contiguous(), grad.t()).t()
+    return product(grad.t().contiguous(), x.t())
+
+
+def _serves(x: Tensor) -> bool:
+    """Return whether oneDNN takes this operand: it refuses the empty one of an expert without tokens."""
+    float32_on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
+    return float32_on_cpu and torch.backends.mkldnn.is_available()
 
 
 class Linear:
@@ -53,11 +80,9 @@ class Linear:
             wgrad_deferral_limit: How many may wait.
             tp_group: The tensor-parallel processes.
         """
-        special = (
-            gradient_accumulation_fusion or sequence_parallel or grad_output_buffer is not None or bias is not None
-        )
+        special = gradient_accumulation_fusion or grad_output_buffer is not None or bias is not None
         out: Tensor
-        if special or x.device.type != "cpu" or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        if special or not _serves(x):
             out = _MEGATRON_LINEAR.apply(
                 x,
                 weight,
@@ -70,6 +95,8 @@ class Linear:
                 tp_group,
             )
         else:
+            if sequence_parallel:
+                x = gather_from_sequence_parallel_region(x, group=tp_group)
             out = _OneDnnLinear.apply(x, weight, tp_group if allreduce_dgrad else None)
         return out
 
@@ -79,22 +106,14 @@ class _OneDnnLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.group = group
-        return _matmul_transposed(x, weight)
+        return product(x, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
-        grad_x = _matmul_transposed(grad, weight.t())
+        grad_x = product(grad, weight.t())
         summed = dist.all_reduce(grad_x, group=ctx.group, async_op=True) if ctx.group is not None else None
-        grad_weight = grad.flatten(0, -2).t().matmul(x.flatten(0, -2))
+        grad_weight = weight_gradient(grad, x)
         if summed is not None:
             summed.wait()
         return grad_x, grad_weight, None
-
-
-def _matmul_transposed(x: Tensor, weight: Tensor) -> Tensor:
-    """Return `x @ weight.T` in float32; the operator is the one torch.compile emits for a linear layer."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x.flatten(0, -2), weight, None, "none", [], "")
-    # As torch.matmul does: a plain view of a new tensor could not be changed in place, which the loss does.
-    shaped: Tensor = torch.ops.aten._unsafe_view(out, [*x.shape[:-1], weight.shape[0]])
-    return shaped
