@@ -157,12 +157,20 @@ class Checkpoints:
         Raises:
             UserError: This one, or the one before it, could not be written.
         """
-        place = {"fingerprint": self._fingerprint, "progress": progress.model_dump(mode="json")}
-        self._write(self.path(step), state, {_PLACE: place})
+        self._write(self.path(step), state, self._place(progress))
 
-    def release(self, step: int, weights: dict[str, Any]) -> None:
-        """Write a checkpoint of the weights alone, which is kept, as `released/step-XXXXXXXX`; otherwise as `save`."""
-        self._write(self._folder / "released" / self.path(step).name, weights, {})
+    def release(self, step: int, state: dict[str, Any], progress: Progress | None = None) -> None:
+        """Write a checkpoint that is kept, as `released/step-XXXXXXXX`; otherwise as `save`.
+
+        Args:
+            step: The step that was taken.
+            state: The weights alone; or all, for other runs to branch off.
+            progress: What is saved beside all.
+        """
+        self._write(self._folder / "released" / self.path(step).name, state, self._place(progress) if progress else {})
+
+    def _place(self, progress: Progress) -> dict[str, Any]:
+        return {_PLACE: {"fingerprint": self._fingerprint, "progress": progress.model_dump(mode="json")}}
 
     def poll(self) -> None:
         """Put in place what has been written meanwhile; a reduction of one number while something is under way.

@@ -23,6 +23,8 @@ class Progress(Settings):
 
     step: int
     """Steps taken."""
+    tokens: int
+    """Tokens of those steps, by the plan."""
     skipped_samples: list[int]
     """By phase, samples left out by roll-backs."""
     recent_losses: list[float]

@@ -176,6 +176,8 @@ class ReleasedSettings(Settings):
     """Step 0 and every power of two up to this step."""
     every: int = Field(gt=0)
     """And every multiple of this step."""
+    with_optimizer: bool = False
+    """Whether they hold the optimizer too, so that another run can branch off, and not the weights alone."""
 
     def __contains__(self, step: object) -> bool:
         if not isinstance(step, int):

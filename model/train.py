@@ -1,101 +1,281 @@
 """The training loop of one rank.
 
-Reads `job.json` and the checkpoint `initial/` in the run's folder, and the shards that the job names. Writes into the
-folder: rolling checkpoints, `log.jsonl`, `plots/`, `environment.json`. Started again, it continues from its newest
-checkpoint.
+Reads `job.json` and `runtime.json` in the run's folder, and the shards that the job names. Writes into the folder:
+`initial/`, rolling checkpoints, `released/`, `average/`, `log.jsonl`, `plots/`, `environment.json`. Started again, it
+continues from its newest checkpoint.
 """
 
 import logging
-import math
+import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from model import checkpoint, parallel, selftest
-from model.data import TrainingData, ValidationData, token_bytes
+from model import checkpoint, heartbeat, parallel, random_states, selftest
+from model.checkpoint import Checkpoints
+from model.data import TrainingData
 from model.environment import environment
+from model.evaluation import Evaluation
+from model.guards import Guards
+from model.initialize import initialize
 from model.job import Job, read_job
 from model.live import LiveLog
-from model.trainer import Trainer
-from model.validation import validate
-from stages.files import read_json, write_json
+from model.log import Row
+from model.meter import Meter
+from model.plan import Step
+from model.progress import Event, Progress
+from model.runtime import RuntimeSettings, read_runtime
+from model.schedule import learning_rate
+from model.settings import FromCheckpoint
+from model.signals import StopRequest
+from model.trainer import Gradients, Trainer
+from stages.errors import UserError
+from stages.files import write_json
 
 
 @record
 def train(folder: Path) -> None:
-    """Train the job in `folder` to its last step and leave its checkpoint as the newest."""
+    """Train the job in `folder` to its last step, or until it is asked to stop."""
     logging.getLogger("megatron").setLevel(logging.ERROR)
-    job = read_job(folder / "job.json")
+    job, runtime = read_job(folder / "job.json"), read_runtime(folder / "runtime.json")
+    stop = StopRequest(runtime.time_limit_minutes)
     settings = job.pretrain
+    if os.environ["RANK"] == "0":
+        initialize(job, folder)
     with parallel.processes(settings.layout, settings.device, settings.num_threads, settings.weight_seed) as device:
-        trainer = Trainer(job.model, settings, job.shards.vocab_size, device)
-        checkpoints = checkpoint.RollingCheckpoints(folder)
-        done = _load_newest(trainer, checkpoints, folder / "initial")
-        log = None
-        if parallel.is_first():
-            write_json(folder / "environment.json", environment(settings))
-            log = LiveLog(folder, done, settings.steps, settings.global_batch_size * job.model.seq_length)
-        for row in _steps(job, trainer, folder / "index", done):
-            if log:
-                log.add(row)
-            if row["step"] % settings.checkpoint_interval == 0 or row["step"] == settings.steps:
-                checkpoint.save(checkpoints.path(row["step"]), trainer.model, trainer.optimizer, trainer.scheduler)
-                if log:
-                    checkpoints.prune()
-        if log:
-            log.close()
+        run = Run(job, runtime, folder, device)
+        try:
+            run.to_the_end(stop)
+        finally:
+            run.close()
 
 
-def _load_newest(trainer: Trainer, checkpoints: checkpoint.RollingCheckpoints, initial: Path) -> int:
-    """Load the newest checkpoint, or the initial weights, and return the number of steps they have seen."""
-    found = checkpoints.steps()
-    if found:
-        checkpoint.load(checkpoints.path(found[-1]), trainer.model, trainer.optimizer, trainer.scheduler)
-        return found[-1]
-    checkpoint.load(initial, trainer.model)
-    trainer.weights_changed()
-    selftest.check_layout(trainer.model)
-    return 0
+class Run:
+    """A job in progress: each part of the engine in its turn.
 
+    Args:
+        job: What is trained.
+        runtime: How.
+        folder: The run's.
+        device: Of this process.
+    """
 
-def _steps(job: Job, trainer: Trainer, index_cache: Path, done: int) -> Iterator[dict[str, Any]]:
-    """Take the steps after `done` and yield the log's row of each."""
-    settings, shards = job.pretrain, job.shards
-    data = TrainingData(shards, job.model, settings, index_cache)
-    validation = {
-        domain: ValidationData(
-            Path(shards.tokens) / "validation" / domain, job.model.seq_length, settings.eval_sequences
-        )
-        for domain in settings.blend
-    }
-    sizes = token_bytes(read_json(Path(shards.tokenizer)), shards.vocab_size)
-    for step in range(done + 1, settings.steps + 1):
+    def __init__(self, job: Job, runtime: RuntimeSettings, folder: Path, device: torch.device) -> None:
+        self._job, self._plan, self._settings = job, job.plan, job.pretrain
+        self._folder = folder
+        self._beat(0)
+        self._trainer = Trainer(job, device)
+        interval = job.pretrain.checkpoint_interval
+        self._checkpoints = Checkpoints(folder, runtime, interval, job.fingerprint())
+        self._guards = Guards(job.pretrain.guards)
+        self._evaluation = Evaluation(job, self._trainer)
+        self._data = TrainingData(job, folder / "index", runtime.data_workers)
+        self._progress = self._begin()
+        self._meter = Meter(job, device)
+        self._log = self._open_log(runtime) if parallel.is_first() else None
+
+    def to_the_end(self, stop: StopRequest) -> None:
+        """Take every step that is left, and save the last checkpoint; or stop between steps, and save one."""
+        while self._progress.step < self._plan.steps:
+            reason = self._agreed(stop.requested())
+            if reason:
+                return self._pause(reason)
+            self._take(self._plan.at(self._progress.step + 1))
+        self._checkpoints.finish()
+        if self._trainer.average:
+            checkpoint.save(self._folder / "average", self._trainer.averaged_weights_state_dict())
+        return None
+
+    def close(self) -> None:
+        """End threads and close files."""
+        self._data.close()
+        if self._log:
+            self._log.close()
+
+    # One step ---------------------------------------------------------------------------------------------------
+
+    def _take(self, step: Step) -> None:
+        """Take a step, unless a guard says otherwise."""
+        self._trainer.set_phase(self._plan.phases[step.phase])
+        self._meter.start()
+        skipped = self._progress.skipped_samples[step.phase]
+        batches = self._data.micro_batches(step, skipped, self._trainer.device)
+        found = self._trainer.gradients(self._meter.waiting_for(batches), step)
+        event = self._guards.judge(self._progress, found.loss, found.grad_norm)
+        if event:
+            self._carry_out(event, step)
+            return
+        rate = learning_rate(self._settings.schedule, step.number, self._plan.steps)
+        self._trainer.update(rate)
+        timing = self._meter.row(step)
+        row = self._row(step, found, rate) | self._evaluation.after(step)
+        after = self._guards.remember(self._progress, found.loss)
+        self._progress = after.model_copy(update={"step": step.number, "tokens": step.tokens, "pending": []})
+        self._finish(step, row | timing)
+
+    def _row(self, step: Step, found: Gradients, rate: float) -> Row:
+        row: Row = {
+            "step": step.number,
+            "phase": self._plan.phases[step.phase].name,
+            "tokens": step.tokens,
+            "batch": step.global_batch_size,
+            "first_sample": step.first_sample + self._progress.skipped_samples[step.phase],
+            "loss": found.loss,
+            "grad_norm": found.grad_norm,
+            "grad_norms": found.grad_norms,
+            "learning_rate": rate,
+        }
+        if self._settings.z_loss:
+            row["z_loss"] = found.z_loss
+        if self._progress.pending:
+            row["events"] = [event.model_dump(mode="json") for event in self._progress.pending]
+        return row
+
+    def _finish(self, step: Step, row: Row) -> None:
+        """Check, save and log what is due after a step."""
+        interval = self._settings.guards.replica_check_interval
+        if interval and step.number % interval == 0:
+            self._check_layout()
         started = time.perf_counter()
-        loss, grad_norm = trainer.step(data.micro_batches(step, trainer.device))
-        _require_finite(step, loss, grad_norm)
-        row = _row(job, trainer, step, loss, grad_norm, time.perf_counter() - started)
-        if step % settings.eval_interval == 0 or step == settings.steps:
-            row["validation"] = validate(trainer, validation, sizes, settings.micro_batch_size)
-        yield row
+        self._checkpoints.poll()
+        self._save(step.number)
+        row["checkpoint_seconds"] = time.perf_counter() - started
+        if self._log:
+            self._log.add(row)
+        self._beat(step.number)
 
+    def _save(self, step: int) -> None:
+        if self._settings.released and step in self._settings.released:
+            self._release(step)
+        if step % self._settings.checkpoint_interval == 0 or step == self._plan.steps:
+            self._save_rolling(step)
 
-def _require_finite(step: int, loss: float, grad_norm: float) -> None:
-    """Stop a run that has diverged, before it writes a checkpoint."""
-    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise FloatingPointError(f"step {step}: loss {loss}, gradient norm {grad_norm}; lower the learning rate")
+    def _save_rolling(self, step: int) -> None:
+        if self._log:
+            self._log.sync()
+        self._checkpoints.save(step, self._trainer.sharded_state_dict(), self._progress)
 
+    def _release(self, step: int) -> None:
+        assert self._settings.released
+        if self._settings.released.with_optimizer:
+            self._checkpoints.release(step, self._trainer.sharded_state_dict(), self._progress)
+        else:
+            self._checkpoints.release(step, self._trainer.weights_state_dict())
 
-def _row(job: Job, trainer: Trainer, step: int, loss: float, grad_norm: float, seconds: float) -> dict[str, Any]:
-    tokens = job.pretrain.global_batch_size * job.model.seq_length
-    return {
-        "step": step,
-        "tokens": step * tokens,
-        "loss": loss,
-        "grad_norm": grad_norm,
-        "learning_rate": trainer.learning_rate,
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
-    }
+    def _check_layout(self) -> None:
+        for chunk in self._trainer.modules:
+            selftest.check_layout(chunk)
+
+    # What guards do ---------------------------------------------------------------------------------------------
+
+    def _carry_out(self, event: Event, step: Step) -> None:
+        """Stop, leave the update out, or go back, as a guard says."""
+        if event.action == "stop":
+            raise UserError(
+                f"step {event.step}: {event.value}; lower the learning rate, or choose another policy in pretrain.guards"
+            )
+        self._trainer.discard()
+        if event.action == "skip":
+            self._progress = self._progress.model_copy(
+                update={
+                    "step": step.number,
+                    "tokens": step.tokens,
+                    "actions": self._progress.actions + 1,
+                    "pending": [*self._progress.pending, event],
+                }
+            )
+            self._save(step.number)
+        else:
+            self._roll_back(event, step)
+
+    def _roll_back(self, event: Event, step: Step) -> None:
+        """Return to the last regular checkpoint, and leave out the data of the steps since."""
+        before, target = self._progress, self._checkpoints.regular(step.number)
+        progress = self._load(target) if target else self._start()
+        skipped = list(progress.skipped_samples)
+        for number in range(target + 1, step.number + 1):
+            left_out = self._plan.at(number)
+            skipped[left_out.phase] += left_out.global_batch_size
+        event = event.model_copy(update={"back_to": target})
+        self._progress = progress.model_copy(
+            update={
+                "skipped_samples": skipped,
+                "actions": before.actions + 1,
+                "pending": [*before.pending, event],
+            }
+        )
+        if self._log:
+            self._log.rewind(target)
+
+    # Beginning, continuing, pausing -----------------------------------------------------------------------------
+
+    def _begin(self) -> Progress:
+        newest = self._checkpoints.newest()
+        if newest is not None:
+            return self._load(newest)
+        progress = self._start()
+        self._check_layout()
+        if self._settings.released and progress.step in self._settings.released:
+            self._release(progress.step)
+        return progress
+
+    def _start(self) -> Progress:
+        """Load what the run begins with: its initial weights, or the checkpoint that it branches from."""
+        start = self._settings.start
+        if isinstance(start, FromCheckpoint):
+            return self._branch(Path(start.path))
+        self._trainer.load_weights(checkpoint.load(self._folder / "initial", self._trainer.weights_state_dict()))
+        return Progress(step=0, tokens=0, skipped_samples=[0] * len(self._plan.phases), recent_losses=[])
+
+    def _branch(self, path: Path) -> Progress:
+        progress = checkpoint.read_progress(path)
+        if progress.step >= self._plan.steps or self._plan.at(max(1, progress.step)).tokens != progress.tokens:
+            raise UserError(
+                f"'{path}' has seen {progress.tokens} tokens in {progress.step} steps, where this run's phases make "
+                f"{self._plan.steps} steps and another number of tokens; keep the phases, and end later"
+            )
+        wanted = random_states.without_foreign(self._trainer.sharded_state_dict(is_loading=True), path)
+        self._trainer.load_state_dict(checkpoint.load(path, wanted))
+        more = len(self._plan.phases) - len(progress.skipped_samples)
+        return progress.model_copy(update={"skipped_samples": [*progress.skipped_samples, *[0] * more]})
+
+    def _load(self, step: int) -> Progress:
+        state, progress = self._checkpoints.load(step, self._trainer.sharded_state_dict(is_loading=True))
+        self._trainer.load_state_dict(state)
+        return progress
+
+    def _open_log(self, runtime: RuntimeSettings) -> LiveLog:
+        write_json(self._folder / "environment.json", environment(self._settings))
+        start = self._settings.start
+        branched_at = checkpoint.read_progress(Path(start.path)).step if isinstance(start, FromCheckpoint) else 0
+        log = LiveLog(self._folder, self._job, runtime, self._progress, branched_at)
+        for text in self._checkpoints.damaged:
+            log.note(text)
+        if self._progress.step > branched_at:
+            log.note(f"continues after step {self._progress.step}")
+        return log
+
+    def _agreed(self, reason: str | None) -> str | None:
+        """Return a reason to stop that any rank has, the same on all."""
+        some = torch.tensor(float(reason is not None), device=self._trainer.device)
+        dist.all_reduce(some, op=dist.ReduceOp.MAX)
+        if not some.item():
+            return None
+        reasons: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(reasons, reason)
+        return next(str(reason) for reason in reasons if reason)
+
+    def _pause(self, reason: str) -> None:
+        step = self._progress.step
+        self._save_rolling(step)
+        self._checkpoints.finish()
+        if self._log:
+            self._log.note(f"stopped after step {step}: {reason}")
+            write_json(self._folder / "paused.json", {"step": step, "reason": reason})
+
+    def _beat(self, step: int) -> None:
+        heartbeat.beat(self._folder, dist.get_rank(), step)

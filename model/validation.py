@@ -53,7 +53,7 @@ def validate(
     total, domains = Score(token_bytes), {}
     for domain in sorted(data):
         score = Score(token_bytes)
-        for labels, losses in trainer.token_losses(data[domain].batches(batch_size, trainer.device)):
+        for labels, losses, _ in trainer.token_scores(data[domain].batches(batch_size, trainer.device)):
             score.add(labels, losses)
         domains[domain] = score.values()
         total.merge(score)

@@ -10,7 +10,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from model.settings import ModelSettings, PretrainSettings, check_layout
+from model import plan
+from model.runtime import RuntimeSettings
+from model.settings import ModelSettings, PretrainSettings
 from stages.curate import CurateSettings
 from stages.errors import UserError
 from stages.evaluate import EvaluateSettings
@@ -30,6 +32,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "shards": ShardsSettings,
     "model": ModelSettings,
     "pretrain": PretrainSettings,
+    "runtime": RuntimeSettings,
     "export": ExportSettings,
     "evaluate": EvaluateSettings,
     "release": ReleaseSettings,
@@ -51,7 +54,7 @@ def check(params: Any, where: str) -> None:
     checked = {name: validate(name, settings, params[name], where) for name, settings in SECTIONS.items()}
     model, pretrain = checked["model"], checked["pretrain"]
     assert isinstance(model, ModelSettings) and isinstance(pretrain, PretrainSettings)
-    check_layout(model, pretrain)
+    plan.check(model, pretrain)
 
 
 def overlay(base: Any, changes: Any) -> None:

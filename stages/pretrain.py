@@ -1,43 +1,51 @@
 """Train the model with Megatron-Core: `python -m stages.pretrain`.
 
-Reads `out/shards` and `out/tokenizer`. Writes to `out/pretrain`: `initial/` and `checkpoint/` (Megatron-Core
-checkpoints: the weights before step 1, and weights and optimizer after the last), `log.jsonl` (a line a step),
-`plots/`, `metrics.json` and `run.json` (settings, environment, digests).
+Reads `out/shards` and `out/tokenizer`, and what `pretrain.start` names. Writes to `out/pretrain`:
 
-While it runs, everything stands in `out/pretrain/scratch/<fingerprint>/`, which DVC does not delete: a run that
-was killed continues there, and only there, from its newest checkpoint. Timing is in the live log alone and ends
-as `out/pretrain/timing.jsonl`, which is no output of the graph because it differs from run to run.
+- `initial/`: the weights before step 1, a Megatron-Core checkpoint
+- `checkpoint/`: weights, optimizer and all else after the last step, from which another run can branch
+- `checkpoints/`: the released ones on the way (`pretrain.released`), and `average/` (`pretrain.averaging`), if any
+- `log.jsonl`: a line a step, with every event; `plots/`
+- `order.parquet`: which documents each step was trained on (`python -m model.documents STEP`)
+- `metrics.json`, `run.json`: settings, environment, digests
+
+While it runs, everything stands in `out/pretrain/scratch/<fingerprint>/`, which DVC does not delete: a run that was
+killed continues there, and only there, from its newest checkpoint. Timing is in the live log alone and ends as
+`out/pretrain/timing.jsonl`, as what the processes said ends in `out/pretrain/ranks/`: neither is an output of the
+graph, because they differ from run to run.
 """
 
 import os
 import shutil
 from pathlib import Path
 
+from model import log, trackers
 from model.job import Job, Shards, versions
-from model.log import read, without_timing
-from model.settings import ModelSettings, PretrainSettings, check_layout
+from model.plan import check
+from model.runtime import RuntimeSettings
+from model.settings import ModelSettings, PretrainSettings
 from stages.errors import UserError
 from stages.files import OUT, read_json, require, sha256_file, sha256_tree, write_json, write_jsonl
 from stages.runner import run
 from stages.settings import load
 
+FOLDER = OUT / "pretrain"
 TOKENIZER = OUT / "tokenizer" / "tokenizer" / "tokenizer.json"
 
 
 def main() -> None:
     """Train, or continue, and put the results in place."""
-    job = read_job_from_params()
-    scratch = OUT / "pretrain" / "scratch" / job.fingerprint()[:16]
+    job, runtime = read_job_from_params(), load("runtime", RuntimeSettings)
+    trackers.require(runtime.trackers)
+    scratch = FOLDER / "scratch" / job.fingerprint()[:16]
     scratch.mkdir(parents=True, exist_ok=True)
-    write_json(scratch / "job.json", job.model_dump(mode="json"))
 
     from model import launch
 
-    if not (scratch / "initial").exists():
-        launch.initialize(scratch)
-    launch.train(job, scratch)
-    _write_results(job, scratch)
-    shutil.rmtree(scratch)
+    if launch.train(job, runtime, scratch):
+        write_results(job, scratch)
+        print(log.summary(log.read(FOLDER / "timing.jsonl")))
+        shutil.rmtree(scratch)
 
 
 def read_job_from_params() -> Job:
@@ -47,14 +55,14 @@ def read_job_from_params() -> Job:
         UserError: A parameter is wrong, or an input is missing or does not fit the parameters.
     """
     model, pretrain = load("model", ModelSettings), load("pretrain", PretrainSettings)
-    check_layout(model, pretrain)
+    check(model, pretrain)
     index_file = require(OUT / "shards" / "index.json", "shards")
     index = read_json(index_file)
-    domains = index["splits"]["train"]
-    if set(pretrain.blend) != set(domains):
+    domains = sorted(index["splits"]["train"])
+    if pretrain.domains != domains:
         raise UserError(
-            f"params.yaml: pretrain.blend names {sorted(pretrain.blend)}, but the shards hold {sorted(domains)}; "
-            "give each domain of the data a share"
+            f"params.yaml: the blends of pretrain.phases name {pretrain.domains}, but the shards hold {domains}; "
+            "give each domain of the data a share in some phase"
         )
     tokenizer = index["tokenizer"]
     shards = Shards(
@@ -66,41 +74,74 @@ def read_job_from_params() -> Job:
         end_of_document=tokenizer["end_of_document"],
         pad=tokenizer["pad"],
     )
-    return Job(model=model, pretrain=pretrain, shards=shards, versions=versions())
+    start = _digest_of_start(pretrain)
+    return Job(model=model, pretrain=pretrain, shards=shards, versions=versions(), start_sha256=start)
 
 
-def _write_results(job: Job, scratch: Path) -> None:
+def _digest_of_start(pretrain: PretrainSettings) -> str | None:
+    if pretrain.start is None:
+        return None
+    path = Path(pretrain.start.path)
+    if not path.is_dir():
+        raise UserError(f"params.yaml: pretrain.start.path = '{path}' is no folder; name that of a checkpoint")
+    return sha256_tree(path)
+
+
+def write_results(job: Job, scratch: Path) -> None:
     """Put the results of a finished run beside its scratch folder, the scratch untouched until all are there."""
-    out = OUT / "pretrain"
-    final = scratch / f"step-{job.pretrain.steps:08d}"
-    for source, name in ((scratch / "initial", "initial"), (final, "checkpoint"), (scratch / "plots", "plots")):
-        shutil.rmtree(out / name, ignore_errors=True)
-        shutil.copytree(source, out / name, copy_function=os.link)
-    rows = read(scratch / "log.jsonl")
-    write_jsonl(out / "log.jsonl", map(without_timing, rows))
-    shutil.copyfile(scratch / "log.jsonl", out / "timing.jsonl")
-    last = rows[-1]
+    from model.record import write_record
+
+    _link_folders(job, scratch)
+    rows = log.read(scratch / "log.jsonl")
+    write_jsonl(FOLDER / "log.jsonl", map(log.without_timing, rows))
+    shutil.copyfile(scratch / "log.jsonl", FOLDER / "timing.jsonl")
+    write_record(FOLDER / "order.parquet", job, scratch / "index", rows)
+    write_json(FOLDER / "metrics.json", _metrics(job, rows))
+    digests = {name: sha256_tree(FOLDER / folder) for name, folder in WEIGHTS.items() if (FOLDER / folder).exists()}
     write_json(
-        out / "metrics.json",
-        {
-            "parameters": job.model.num_parameters(job.shards.vocab_size),
-            "steps": last["step"],
-            "tokens": last["tokens"],
-            "train_loss": last["loss"],
-            "validation_loss": last["validation"]["loss"],
-            "validation_bits_per_byte": last["validation"]["bits_per_byte"],
-            "validation": last["validation"]["domains"],
-        },
-    )
-    write_json(
-        out / "run.json",
+        FOLDER / "run.json",
         {
             "fingerprint": job.fingerprint(),
             "settings": job.model_dump(mode="json"),
             "environment": read_json(scratch / "environment.json"),
-            "weights": {"initial": sha256_tree(out / "initial"), "final": sha256_tree(out / "checkpoint")},
+            "weights": digests,
         },
     )
+
+
+WEIGHTS = {"initial": "initial", "final": "checkpoint", "released": "checkpoints", "average": "average"}
+"""Folders of weights, by their names in run.json."""
+
+
+def _link_folders(job: Job, scratch: Path) -> None:
+    """Give every folder of results its place; it shares its bytes with the scratch folder."""
+    sources = {
+        "initial": "initial",
+        "checkpoint": f"step-{job.plan.steps:08d}",
+        "checkpoints": "released",
+        "average": "average",
+        "plots": "plots",
+        "ranks": "ranks",
+        "tracking": "tracking",
+    }
+    for name, source in sources.items():
+        shutil.rmtree(FOLDER / name, ignore_errors=True)
+        if (scratch / source).exists():
+            shutil.copytree(scratch / source, FOLDER / name, copy_function=os.link)
+
+
+def _metrics(job: Job, rows: list[log.Row]) -> dict[str, object]:
+    last = rows[-1]
+    return {
+        "parameters": job.model.num_parameters(job.shards.vocab_size),
+        "steps": last["step"],
+        "tokens": last["tokens"],
+        "train_loss": last["loss"],
+        "validation_loss": last["validation"]["loss"],
+        "validation_bits_per_byte": last["validation"]["bits_per_byte"],
+        "validation": last["validation"]["domains"],
+        "events": sum(len(row.get("events", [])) for row in rows),
+    }
 
 
 if __name__ == "__main__":

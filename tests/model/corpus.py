@@ -51,8 +51,8 @@ def write_params(root: Path, values: dict[str, Any]) -> None:
     (root / "params.yaml").write_text(json.dumps(values))
 
 
-def params(steps: int = 12, tensor_parallel: int = 1, **pretrain: Any) -> dict[str, Any]:
-    """Return parameters of a model of 130 k weights."""
+def params(steps: int = 12, tensor_parallel: int = 1, blend: dict[str, float] | None = None, **pretrain: Any) -> Any:
+    """Return parameters of a model of 130 k weights, trained in one phase."""
     return {
         "model": {
             "num_layers": 2,
@@ -66,24 +66,30 @@ def params(steps: int = 12, tensor_parallel: int = 1, **pretrain: Any) -> dict[s
             "device": "cpu",
             "precision": "float32",
             "num_threads": 1,
-            "layout": {"tensor_model_parallel_size": tensor_parallel, "data_parallel_size": 1},
+            "layout": {"tensor_model_parallel_size": tensor_parallel},
             "weight_seed": 3,
             "data_seed": 5,
-            "blend": {"code": 0.7, "prose": 0.3},
-            "steps": steps,
-            "global_batch_size": 4,
-            "micro_batch_size": 2,
-            "optimizer": {
-                "learning_rate": 3e-3,
-                "min_learning_rate": 3e-4,
-                "warmup_steps": 4,
-                "decay_style": "cosine",
-                "weight_decay": 0.1,
+            "phases": {
+                "main": {
+                    "tokens": steps * 4 * 64,
+                    "blend": blend or {"code": 0.7, "prose": 0.3},
+                    "global_batch_size": 4,
+                }
             },
+            "micro_batch_size": 2,
+            "schedule": {"style": "cosine", "learning_rate": 3e-3, "min_learning_rate": 3e-4, "warmup_steps": 4},
+            "optimizer": {"weight_decay": 0.1},
             "eval_interval": 6,
             "eval_sequences": 4,
             "checkpoint_interval": 1000,  # saving takes longer than these steps do
             **pretrain,
+        },
+        "runtime": {
+            "launch": {"kind": "local"},
+            "data_workers": 1,
+            "keep_checkpoints": 2,
+            "async_checkpoints": True,
+            "heartbeat_seconds": 600,
         },
         "export": {
             "num_threads": 1,
