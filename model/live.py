@@ -3,8 +3,8 @@
 import json
 import os
 import sys
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from tqdm import tqdm
 
@@ -16,8 +16,8 @@ from model.trackers import open_trackers
 from stages.errors import UserError
 
 _LINE = "{percentage:.0f}% of {total_fmt} tokens {bar:10} {remaining} left, {rate_fmt}{postfix}"
-_SECONDS_IN_FILES = 30.0
-"""Between two progress lines where no one watches: a week of them stays readable."""
+_SECONDS = 2.0
+"""Between two progress lines: they also go into the log of rank 0, which a month of them must not fill."""
 
 
 class LiveLog:
@@ -61,7 +61,7 @@ class LiveLog:
             unit_scale=True,
             dynamic_ncols=True,
             file=sys.stderr,
-            mininterval=1.0 if sys.stderr.isatty() else _SECONDS_IN_FILES,
+            mininterval=_SECONDS,
         )
 
     def add(self, row: Row) -> None:
@@ -70,10 +70,17 @@ class LiveLog:
         Args:
             row: step, phase, tokens, batch, first_sample, loss, grad_norm, grad_norms, learning_rate, timing and, at
                 times, z_loss, events, validation and tasks.
+
+        Raises:
+            UserError: The disk is full or gone.
         """
-        self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-        for tracker in self._trackers:
-            tracker.add(row)
+        try:
+            self._write(row)
+        except OSError as error:
+            raise UserError(
+                f"step {row['step']} cannot be logged: {error}; make room, and start again: the run goes on from its "
+                "newest checkpoint"
+            ) from error
         for event in row.get("events", []):
             self.note(describe(event))
         self._remember(row)
@@ -105,8 +112,15 @@ class LiveLog:
             tracker.close()
         self._bar.close()
 
-    def _append(self) -> BinaryIO:
-        return self._path.open("ab", buffering=0)  # a row is there for others, or after a kill, when `add` returns
+    def _append(self) -> FileIO:
+        return self._path.open("ab", buffering=0)  # a row outlives a kill, and none is left to write when it fails
+
+    def _write(self, row: Row) -> None:
+        left = json.dumps(row, allow_nan=False).encode() + b"\n"
+        while left:  # a disk that fills up takes a part before it fails
+            left = left[self._file.write(left) :]
+        for tracker in self._trackers:
+            tracker.add(row)
 
     def _tokens(self, step: int) -> int:
         return self._plan.at(step).tokens if step else 0

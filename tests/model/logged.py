@@ -51,7 +51,8 @@ def runtime(*trackers: str) -> RuntimeSettings:
 
 def progress(step: int, **changes: Any) -> Progress:
     """Return the progress after a step."""
-    return Progress.model_validate({"step": step, "skipped_samples": [0], "recent_losses": [], **changes})
+    state = {"step": step, "tokens": step * TOKENS, "skipped_samples": [0], "recent_losses": []}
+    return Progress.model_validate({**state, **changes})
 
 
 def row(step: int, take: int = 0) -> Row:

@@ -19,7 +19,7 @@ def guards(**settings: object) -> Guards:
 
 
 def progress(losses: list[float] = SPREAD, actions: int = 0) -> Progress:
-    return Progress(step=10, skipped_samples=[0], recent_losses=losses, actions=actions)
+    return Progress(step=10, tokens=320, skipped_samples=[0], recent_losses=losses, actions=actions)
 
 
 def test_a_sound_step_is_no_event() -> None:

@@ -1,4 +1,5 @@
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +150,23 @@ def test_a_run_that_continues_still_knows_its_last_measure_and_event(
     line = capsys.readouterr().err.split("\r")[-1]
     assert line.startswith("58%")
     assert "step 7/12, loss 0.857, 0.625 bits/byte, MFU 40.0%, step 6: loss_spike" in line
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    log = start(tmp_path)
+    steps(log, 1, 3)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "log.jsonl").stat().st_size + 10, limit[1]))
+        with pytest.raises(UserError, match=r"step 4 cannot be logged: .*; make room, and start again"):
+            log.add(row(4))
+        log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    again = start(tmp_path, 3)
+    steps(again, 4, STEPS)
+    again.close()
+    assert [entry["step"] for entry in read(tmp_path / "log.jsonl")] == list(range(1, STEPS + 1))
 
 
 def test_a_log_can_be_rewound_before_it_is_there(tmp_path: Path) -> None:
