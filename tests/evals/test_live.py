@@ -1,6 +1,7 @@
 """A model in training answers as lm-eval's Hugging Face backend does for the same weights."""
 
 import contextlib
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +14,21 @@ import torch
 
 from evals.questions import ContinuationSettings, HeldOut, ask
 from evals.tasks import write
-from model import parallel
+from model import checkpoint, parallel
 from model.build import build_model
 from model.data import Batch
 from model.from_transformers import read_transformers
+from model.initialize import initialize
 from model.job import Job
 from model.layout import LayoutSettings
 from model.loss import token_scores
 from model.settings import LiveTasks, ModelSettings
+from model.trainer import Trainer
 from stages.errors import UserError
+from stages.files import read_json, write_json
 from tests.evals import world
 from tests.model import jobs
+from tests.model.two_processes import TwoProcesses
 
 if TYPE_CHECKING:
     from evals.harness import Outcome
@@ -199,3 +204,31 @@ def test_a_task_that_cannot_be_run_is_refused_by_name(
 def test_a_text_longer_than_a_sequence_is_refused(live: "LiveModel") -> None:
     with pytest.raises(UserError, match=r"a continuation of 300 tokens is to be scored, more than the 256"):
         live._loglikelihood_tokens([(("", ""), [1], [2] * 300)])
+
+
+def evaluate_split(folder: str, layout: LayoutSettings) -> None:
+    """Evaluate the model on one of two ranks."""
+    root = Path(folder)
+    start = {"kind": "huggingface", "path": str(root / "model")}
+    job = jobs.job(root / "model" / "tokenizer.json", MODEL, VOCAB_SIZE, start)
+    if os.environ["RANK"] == "0":
+        initialize(job, root)
+    job = job.model_copy(update={"pretrain": job.pretrain.model_copy(update={"layout": layout})})
+    with parallel.processes(layout, "cpu", num_threads=1, seed=0) as device:
+        trainer = Trainer(job, device)
+        trainer.load_weights(checkpoint.load(root / "initial", trainer.weights_state_dict()))
+        found = evaluate(trainer.token_scores, root, limit=5)
+    write_json(root / f"{os.environ['RANK']}.json", found)
+
+
+@pytest.mark.e2e
+def test_every_rank_of_any_layout_has_the_same_metrics(scores: "Scores", folder: Path) -> None:
+    one = evaluate(scores, folder, limit=5)
+    two_processes = TwoProcesses()
+    for layout in (LayoutSettings(tensor_model_parallel_size=2), LayoutSettings(context_parallel_size=2)):
+        two_processes(evaluate_split, str(folder), layout)
+        ranks = [read_json(folder / f"{rank}.json") for rank in range(2)]
+        assert ranks[0] == ranks[1]
+        for name, metrics in one.items():
+            assert ranks[0][name] == pytest.approx(metrics, rel=1e-5)
+    two_processes.close()
