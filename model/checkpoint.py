@@ -23,7 +23,7 @@ megatron.install()
 from megatron.core import dist_checkpointing  # noqa: E402 - after install
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue  # noqa: E402
 
-from model import digests, parallel  # noqa: E402
+from model import digests, parallel, random_states  # noqa: E402
 from model.checkpoint_writer import PARTIAL, Write  # noqa: E402
 from model.progress import Progress  # noqa: E402
 from model.runtime import RuntimeSettings  # noqa: E402
@@ -54,9 +54,10 @@ def load(path: Path, state: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         path: A checkpoint; its digests are not checked.
-        state: A sharded state dict that says what is wanted. Its tensors are overwritten.
+        state: A sharded state dict that says what is wanted. Its tensors are overwritten. The random states that the
+            checkpoint lacks, because another layout wrote it, are left out.
     """
-    loaded: dict[str, Any] = dist_checkpointing.load(state, str(path))
+    loaded: dict[str, Any] = dist_checkpointing.load(random_states.without_foreign(state, path), str(path))
     return loaded
 
 
