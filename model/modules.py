@@ -188,5 +188,6 @@ class Norm:
     ) -> torch.nn.RMSNorm:
         """Return the norm of `[s, b, hidden_size]` over its last dimension, in the parameters' dtype."""
         norm = torch.nn.RMSNorm(hidden_size, eps=eps, dtype=config.params_dtype)
-        norm.weight.sequence_parallel = config.sequence_parallel  # sum its gradient over tensor-parallel processes
+        weight: Any = norm.weight
+        weight.sequence_parallel = config.sequence_parallel  # sum its gradient over tensor-parallel processes
         return norm

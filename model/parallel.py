@@ -194,6 +194,12 @@ def expert_data_parallel_group() -> dist.ProcessGroup:
     return group
 
 
+def pipeline_group() -> dist.ProcessGroup:
+    """Return the stages of this process's pipeline."""
+    group: dist.ProcessGroup = parallel_state.get_pipeline_model_parallel_group()
+    return group
+
+
 def embedding_group() -> dist.ProcessGroup | None:
     """Return the first and last pipeline stage, which hold a tied embedding twice; None elsewhere."""
     first_or_last = is_first_stage() or is_last_stage()
@@ -211,5 +217,5 @@ def from_last_stage(value: torch.Tensor) -> torch.Tensor:
     """Return, on every pipeline stage, the tensor of the last; `value` is overwritten elsewhere."""
     if pipeline_size() > 1:
         last: int = parallel_state.get_pipeline_model_parallel_last_rank()
-        dist.broadcast(value, src=last, group=parallel_state.get_pipeline_model_parallel_group())
+        dist.broadcast(value, src=last, group=pipeline_group())
     return value

@@ -139,7 +139,7 @@ class Run:
         """Check, save and log what is due after a step."""
         interval = self._settings.guards.replica_check_interval
         if interval and step.number % interval == 0:
-            self._check_layout()
+            selftest.check_replicas(self._trainer.modules)
         started = time.perf_counter()
         self._checkpoints.poll()
         self._save(step.number)
@@ -165,10 +165,6 @@ class Run:
             self._checkpoints.release(step, self._trainer.sharded_state_dict(), self._progress)
         else:
             self._checkpoints.release(step, self._trainer.weights_state_dict())
-
-    def _check_layout(self) -> None:
-        for chunk in self._trainer.modules:
-            selftest.check_layout(chunk)
 
     # What guards do ---------------------------------------------------------------------------------------------
 
@@ -218,7 +214,7 @@ class Run:
         if newest is not None:
             return self._load(newest)
         progress = self._start()
-        self._check_layout()
+        selftest.check_layout(self._trainer.modules)
         if self._settings.released and progress.step in self._settings.released:
             self._release(progress.step)
         return progress
