@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from release import card, facts, layout, lock, sums
 from stages.corpus.licenses import allow_list, refusal, stated
-from stages.files import read_json, read_jsonl, sha256_file
+from stages.files import read_json, sha256_file
 from stages.settings import read_yaml
 
 
@@ -46,25 +46,6 @@ def weights(root: Path) -> Iterator[str]:
     for name, limit in parity["limits"].items():
         if not parity[name] <= limit:
             yield f"training/parity.json: {name} is {parity[name]}, over its limit {limit}"
-
-
-def training_log(root: Path) -> Iterator[str]:
-    """training/log.jsonl has every step, and ends where training/metrics.json says."""
-    metrics = read_json(root / "training" / "metrics.json")
-    rows = list(read_jsonl(root / "training" / "log.jsonl"))
-    if [row["step"] for row in rows] != list(range(1, metrics["steps"] + 1)):
-        yield f"training/log.jsonl: its {len(rows)} steps are not the 1 to {metrics['steps']} of training/metrics.json"
-        return
-    tokens = [row["tokens"] for row in rows]
-    if tokens[-1] != metrics["tokens"] or tokens != [(index + 1) * tokens[0] for index in range(len(tokens))]:
-        yield f"training/log.jsonl: ends at {tokens[-1]} tokens, training/metrics.json says {metrics['tokens']}"
-    last = rows[-1]["validation"]
-    for name in ("loss", "bits_per_byte"):
-        if last[name] != metrics[f"validation_{name}"]:
-            yield (
-                f"training/log.jsonl: the last validation {name} is {last[name]}, "
-                f"training/metrics.json says {metrics[f'validation_{name}']}"
-            )
 
 
 def graph_record(root: Path) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from release.layout import SIDECARS
-from stages.files import read_json
+from stages.files import read_json, read_jsonl
 from stages.settings import read_yaml
 
 Record = dict[str, Any]
@@ -40,6 +40,7 @@ class Facts:
     run: Record
     parity: Record
     config: Record
+    events: list[Record]
     commit: str
     has_uncommitted_changes: bool
     training_data: list[Group]
@@ -57,6 +58,7 @@ def read(root: Path) -> Facts:
         run=read_json(root / "training" / "run.json"),
         parity=read_json(root / "training" / "parity.json"),
         config=read_json(root / "config.json"),
+        events=[event for row in read_jsonl(root / "training" / "log.jsonl") for event in row.get("events", [])],
         commit=(root / "code" / "commit.txt").read_text(encoding="utf-8").splitlines()[0],
         has_uncommitted_changes=(root / "code" / "uncommitted.diff").exists(),
         training_data=_groups(root / SIDECARS / "train"),

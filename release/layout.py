@@ -11,6 +11,7 @@ CARD = "README.md"
 LICENSE = "LICENSE"
 MODEL = OUT / "export" / "model"
 SIDECARS = "data/documents"
+STEP_DOCUMENTS = "training/documents.parquet"
 
 FILES = {
     "data/manifest.json": OUT / "snapshot" / "manifest.json",
@@ -19,6 +20,7 @@ FILES = {
     "data/dropped.jsonl": OUT / "curate" / "dropped.jsonl",
     "data/shards.json": OUT / "shards" / "index.json",
     "evaluation/results.json": OUT / "evaluate" / "results.json",
+    STEP_DOCUMENTS: OUT / "pretrain" / "documents.parquet",
     "training/log.jsonl": OUT / "pretrain" / "log.jsonl",
     "training/metrics.json": OUT / "pretrain" / "metrics.json",
     "training/run.json": OUT / "pretrain" / "run.json",

@@ -14,13 +14,14 @@ from pathlib import Path
 from pyarrow import ArrowException
 from safetensors import SafetensorError
 
-from release import checks, checks_evaluation, checks_source, sums
+from release import checks, checks_evaluation, checks_source, checks_training, sums
 from stages.errors import UserError
 
 CHECKS: dict[str, Callable[[Path], Iterator[str]]] = {
     "files": checks.files,
     "weights": checks.weights,
-    "training log": checks.training_log,
+    "training log": checks_training.log,
+    "training documents": checks_training.documents,
     "data": checks.data,
     "tasks": checks_evaluation.tasks,
     "results": checks_evaluation.results,

@@ -6,7 +6,7 @@ Reads `out/shards` and `out/tokenizer`, and what `pretrain.start` names. Writes 
 - `checkpoint/`: weights, optimizer and all else after the last step, from which another run can branch
 - `checkpoints/`: the released ones on the way (`pretrain.released`), and `average/` (`pretrain.averaging`), if any
 - `log.jsonl`: a line a step, with every event; `plots/`
-- `order.parquet`: which documents each step was trained on (`python -m model.documents STEP`)
+- `documents.parquet`: which documents each step was trained on (`python -m model.documents STEP`)
 - `metrics.json`, `run.json`: settings, environment, digests
 
 While it runs, everything stands in `out/pretrain/scratch/<fingerprint>/`, which DVC does not delete: a run that was
@@ -89,13 +89,15 @@ def _digest_of_start(pretrain: PretrainSettings) -> str | None:
 
 def write_results(job: Job, scratch: Path) -> None:
     """Put the results of a finished run beside its scratch folder, the scratch untouched until all are there."""
+    from model.documents import RECORD
     from model.record import write_record
 
     _link_folders(job, scratch)
     rows = log.read(scratch / "log.jsonl")
     write_jsonl(FOLDER / "log.jsonl", map(log.without_timing, rows))
     shutil.copyfile(scratch / "log.jsonl", FOLDER / "timing.jsonl")
-    write_record(FOLDER / "order.parquet", job, scratch / "index", rows)
+    write_record(scratch / RECORD, job, scratch / "index", rows)
+    shutil.copyfile(scratch / RECORD, FOLDER / RECORD)
     write_json(FOLDER / "metrics.json", _metrics(job, rows))
     digests = {name: sha256_tree(FOLDER / folder) for name, folder in WEIGHTS.items() if (FOLDER / folder).exists()}
     write_json(

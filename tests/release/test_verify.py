@@ -145,6 +145,37 @@ def test_log_cut_short_is_found(released: Path) -> None:
     assert "3 steps are not the 1 to 4" in _found(released)["training log"][0]
 
 
+def test_a_step_that_a_guard_left_out_may_be_missing_and_is_in_the_card(released: Path) -> None:
+    path = released / "training" / "log.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    event = {"kind": "loss_spike", "step": 2, "value": "loss 9 is high", "action": "skip", "back_to": None}
+    rows[2]["events"] = [event]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [rows[0], *rows[2:]]))
+    _sealed(released)
+    assert set(_found(released)) == {"graph record"}, "which knows the log as it was"
+    assert "| 2 | loss_spike: loss 9 is high | skip |" in (released / layout.CARD).read_text()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[2:]))
+    _sealed(released)
+    assert "its 2 steps are not the 1 to 4 of training/run.json without [2]" in _found(released)["training log"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"document": 3}, "1 pieces of domain 'code' are of no training document"),
+        ({"end": 11}, "1 pieces of domain 'code' are of no training document"),
+        ({"domain": "poems"}, "1 pieces of domain 'poems' are of no training document"),
+        ({"end": 9}, "step 1 has 99 tokens, its batch has 100"),
+    ],
+)
+def test_a_step_whose_documents_do_not_add_up_is_found(released: Path, change: dict[str, Any], message: str) -> None:
+    path = released / layout.STEP_DOCUMENTS
+    pieces = pq.read_table(path).to_pylist()
+    pq.write_table(pa.Table.from_pylist([pieces[0] | change, *pieces[1:]]), path)
+    sums.write(released)
+    assert any(message in line for line in _found(released)["training documents"])
+
+
 def test_parameters_that_the_weights_do_not_have_are_found(released: Path) -> None:
     def more(metrics: Any) -> None:
         metrics["parameters"] += 1

@@ -18,6 +18,8 @@ from evals import tasks
 from evals.documents import Document
 from evals.questions import Question
 from evals.recompute import results_from_samples
+from model.job import Job, Shards
+from model.settings import ModelSettings, PretrainSettings
 from release import layout, lock
 from stages.corpus.documents import document_id, text_digest
 from stages.files import sha256_file, write_json, write_jsonl
@@ -196,10 +198,51 @@ def _shard(out: Path, split: str, source: str) -> dict[str, Any]:
     return {**totals, "files": {path.name: sha256_file(path)}}
 
 
+STEPS, BATCH, SEQ_LENGTH = 4, 4, 25
+
+
+def job() -> Job:
+    """Return what was trained."""
+    blend = {domain: 0.5 for domain, _ in SOURCES.values()}
+    phase = {"tokens": STEPS * BATCH * SEQ_LENGTH, "blend": blend, "global_batch_size": BATCH}
+    pretrain = {
+        "device": "cpu",
+        "precision": "float32",
+        "num_threads": 1,
+        "weight_seed": 0,
+        "data_seed": 0,
+        "phases": {"main": phase},
+        "micro_batch_size": 4,
+        "schedule": {"style": "constant", "learning_rate": 1e-3, "min_learning_rate": 0.0, "warmup_steps": 0},
+        "optimizer": {"weight_decay": 0.1},
+        "eval_interval": 4,
+        "eval_sequences": 1,
+        "checkpoint_interval": 4,
+    }
+    model = ModelSettings(
+        num_layers=2,
+        hidden_size=16,
+        ffn_hidden_size=32,
+        num_attention_heads=2,
+        num_query_groups=2,
+        seq_length=SEQ_LENGTH,
+    )
+    shards = Shards(
+        digest="1" * 64, tokens="t", tokenizer="j", tokenizer_sha256="1" * 64, vocab_size=258, end_of_document=0, pad=1
+    )
+    return Job(model=model, pretrain=PretrainSettings(**pretrain), shards=shards, versions={})  # type: ignore[arg-type]
+
+
 def _training(out: Path) -> None:
     validation = {"loss": 2.5, "bits_per_byte": 2.25}
-    rows = [{"step": step, "tokens": 100 * step, "loss": 3.0, "learning_rate": 1e-3} for step in range(1, 5)]
+    rows = [{"step": step, "tokens": 100 * step, "loss": 3.0, "learning_rate": 1e-3} for step in range(1, STEPS + 1)]
     write_jsonl(out / "pretrain" / "log.jsonl", [*rows[:-1], rows[-1] | {"validation": validation}])
+    pieces = [
+        {"step": step, "sample": 0, "domain": "code", "document": piece % DOCUMENTS, "start": 0, "end": 10}
+        for step in range(1, STEPS + 1)
+        for piece in range(BATCH * SEQ_LENGTH // 10)
+    ]
+    pq.write_table(pa.Table.from_pylist(pieces), out / "pretrain" / "documents.parquet")
     weights = load_file(out / "export" / "model" / "model.safetensors")
     metrics = {
         "parameters": sum(tensor.numel() for tensor in weights.values()),
@@ -212,7 +255,7 @@ def _training(out: Path) -> None:
     write_json(out / "pretrain" / "metrics.json", metrics)
     run = {
         "environment": {"python": "3.11", "packages": {"torch": "2.13.0"}},
-        "settings": {"pretrain": {"steps": 4}},
+        "settings": job().model_dump(mode="json"),
         "weights": {"initial": "2" * 64, "final": "3" * 64},
     }
     write_json(out / "pretrain" / "run.json", run)
