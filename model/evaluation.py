@@ -1,11 +1,13 @@
 """What is measured on a model while it trains: loss and bits per byte on validation text, and lm-eval tasks."""
 
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from model.data import ValidationData, token_bytes
+from model.data import Batch, ValidationData, token_bytes
 from model.job import Job
 from model.plan import Step
+from model.scoring import Scores
 from model.trainer import Trainer
 from model.validation import validate
 from stages.files import read_json
@@ -17,14 +19,16 @@ class Evaluation:
     Args:
         job: Data, intervals and tasks.
         trainer: The model.
+        alive: Called before every batch, as a sign of life.
 
     Raises:
         UserError: A validation shard is too short, or a task cannot be run.
     """
 
-    def __init__(self, job: Job, trainer: Trainer) -> None:
+    def __init__(self, job: Job, trainer: Trainer, alive: Callable[[], None]) -> None:
         self._job = job
         self._trainer = trainer
+        self._alive = alive
         self._bytes = token_bytes(read_json(Path(job.shards.tokenizer)), job.shards.vocab_size)
         self._data = {length: self._validation_data(length) for length in {p.seq_length for p in job.plan.phases}}
         if job.pretrain.eval_tasks:
@@ -46,13 +50,15 @@ class Evaluation:
         seq_length = self._job.plan.phases[step.phase].seq_length
         if step.number % settings.eval_interval == 0 or last:
             data = self._data[seq_length]
-            found["validation"] = validate(self._trainer, data, self._bytes, settings.micro_batch_size)
+            found["validation"] = validate(
+                self._scores, data, self._bytes, settings.micro_batch_size, self._trainer.device
+            )
         tasks = settings.eval_tasks
         if tasks and (step.number % tasks.interval == 0 or last):
             from evals.live import evaluate_live
 
             found["tasks"] = evaluate_live(
-                self._trainer.token_scores,
+                self._scores,
                 Path(self._job.shards.tokenizer),
                 tasks,
                 seq_length,
@@ -60,3 +66,11 @@ class Evaluation:
                 self._trainer.device,
             )
         return found
+
+    def _scores(self, batches: Iterable[Batch]) -> Iterator[Scores]:
+        return self._trainer.token_scores(self._with_signs_of_life(batches))
+
+    def _with_signs_of_life(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self._alive()
+            yield batch

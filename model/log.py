@@ -15,7 +15,7 @@ TIMING = (
     "tokens_per_second",  # of the step, over all processes
     "mfu",  # of the step: model FLOPs over what the processes could do at their peak
     "data_seconds",  # of these seconds, those that rank 0 waited for data
-    "checkpoint_seconds",  # that saving held training up after the step, not among its seconds
+    "checkpoint_seconds",  # that saving held training up before the step, not among its seconds
     "joules",  # of the step, over all processes
     "joules_measured",  # false if estimated
 )

@@ -1,5 +1,6 @@
 """The timing of a step, for its row in the log (`model.log.TIMING`)."""
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -29,6 +30,7 @@ class Meter:
         self._device = device
         self._peak = total_peak(job.pretrain.precision, device)
         self._energy = EnergyMeter(device)
+        self._saving = 0.0
         self.start()
 
     def start(self) -> None:
@@ -48,6 +50,13 @@ class Meter:
                 return
             yield batch
 
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Count what is done inside as time for checkpoints, in the row of the next step."""
+        started = time.perf_counter()
+        yield
+        self._saving += time.perf_counter() - started
+
     def row(self, step: Step) -> Row:
         """Return the timing of the step that has ended."""
         seconds = time.perf_counter() - self._started
@@ -57,12 +66,13 @@ class Meter:
         flops = flops_per_token(self._job.model, self._job.shards.vocab_size, phase.seq_length)
         total = torch.tensor(joules - self._joules, dtype=torch.float64, device=self._device)
         dist.all_reduce(total)
+        saving, self._saving = self._saving, 0.0
         return {
             "seconds": seconds,
             "tokens_per_second": tokens_per_second,
             "mfu": mfu(tokens_per_second, flops, self._peak),
             "data_seconds": self._waited,
-            "checkpoint_seconds": 0.0,
+            "checkpoint_seconds": saving,
             "joules": total.item(),
             "joules_measured": measured,
         }

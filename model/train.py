@@ -7,7 +7,6 @@ continues from its newest checkpoint.
 
 import logging
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +66,13 @@ class Run:
     def __init__(self, job: Job, runtime: RuntimeSettings, folder: Path, device: torch.device) -> None:
         self._job, self._plan, self._settings = job, job.plan, job.pretrain
         self._folder = folder
-        self._beat(0)
+        self._progress = self._nothing()
+        self._beat()
         self._trainer = Trainer(job, device)
         interval = job.pretrain.checkpoint_interval
         self._checkpoints = Checkpoints(folder, runtime, interval, job.fingerprint())
         self._guards = Guards(job.pretrain.guards)
-        self._evaluation = Evaluation(job, self._trainer)
+        self._evaluation = Evaluation(job, self._trainer, self._beat)
         self._data = TrainingData(job, folder / "index", runtime.data_workers)
         self._progress = self._begin()
         self._meter = Meter(job, device)
@@ -100,7 +100,10 @@ class Run:
 
     def _take(self, step: Step) -> None:
         """Take a step, unless a guard says otherwise."""
-        self._trainer.set_phase(self._plan.phases[step.phase])
+        phase = self._plan.phases[step.phase]
+        self._trainer.set_phase(phase)
+        if step.number == phase.first_step:  # another mixture has other losses
+            self._progress = self._progress.model_copy(update={"recent_losses": []})
         self._meter.start()
         skipped = self._progress.skipped_samples[step.phase]
         batches = self._data.micro_batches(step, skipped, self._trainer.device)
@@ -136,7 +139,7 @@ class Run:
         return row
 
     def _finish(self, step: Step, row: Row) -> None:
-        """Check, save and log what is due after a step."""
+        """Check, log and save what is due after a step."""
         interval = self._settings.guards.replica_check_interval
         if interval and step.number % interval == 0:
             selftest.check_replicas(self._trainer.modules)
@@ -146,7 +149,7 @@ class Run:
         row["checkpoint_seconds"] = time.perf_counter() - started
         if self._log:
             self._log.add(row)
-        self._beat(step.number)
+        self._beat()
 
     def _save(self, step: int) -> None:
         if self._settings.released and step in self._settings.released:
@@ -172,7 +175,7 @@ class Run:
         """Stop, leave the update out, or go back, as a guard says."""
         if event.action == "stop":
             raise UserError(
-                f"step {event.step}: {event.value}; lower the learning rate, or choose another policy in pretrain.guards"
+                f"step {event.step}: {event.value}; lower the learning rate, or change the policy in pretrain.guards"
             )
         self._trainer.discard()
         if event.action == "skip":
@@ -225,6 +228,9 @@ class Run:
         if isinstance(start, FromCheckpoint):
             return self._branch(Path(start.path))
         self._trainer.load_weights(checkpoint.load(self._folder / "initial", self._trainer.weights_state_dict()))
+        return self._nothing()
+
+    def _nothing(self) -> Progress:
         return Progress(step=0, tokens=0, skipped_samples=[0] * len(self._plan.phases), recent_losses=[])
 
     def _branch(self, path: Path) -> Progress:
@@ -273,5 +279,5 @@ class Run:
             self._log.note(f"stopped after step {step}: {reason}")
             write_json(self._folder / "paused.json", {"step": step, "reason": reason})
 
-    def _beat(self, step: int) -> None:
-        heartbeat.beat(self._folder, dist.get_rank(), step)
+    def _beat(self) -> None:
+        heartbeat.beat(self._folder, dist.get_rank(), self._progress.step)

@@ -1,11 +1,12 @@
 """Loss and bits per byte on validation text."""
 
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 
-from model.data import ValidationData
-from model.trainer import Trainer
+from model.data import Batch, ValidationData
+from model.scoring import Scores
 
 
 class Score:
@@ -47,13 +48,25 @@ class Score:
 
 
 def validate(
-    trainer: Trainer, data: dict[str, ValidationData], token_bytes: torch.Tensor, batch_size: int
+    scores: Callable[[Iterator[Batch]], Iterator[Scores]],
+    data: dict[str, ValidationData],
+    token_bytes: torch.Tensor,
+    batch_size: int,
+    device: torch.device,
 ) -> dict[str, object]:
-    """Return loss and bits per byte over all domains, and of each under `domains`. Every rank calls this."""
+    """Return loss and bits per byte over all domains, and of each under `domains`. Every rank calls this.
+
+    Args:
+        scores: The model.
+        data: Windows by domain.
+        token_bytes: Bytes of text behind each id, `[vocabulary]` float64.
+        batch_size: Windows in one forward pass.
+        device: Of the batches.
+    """
     total, domains = Score(token_bytes), {}
     for domain in sorted(data):
         score = Score(token_bytes)
-        for labels, losses, _ in trainer.token_scores(data[domain].batches(batch_size, trainer.device)):
+        for labels, losses, _ in scores(data[domain].batches(batch_size, device)):
             score.add(labels, losses)
         domains[domain] = score.values()
         total.merge(score)
