@@ -143,12 +143,11 @@ class Run:
         interval = self._settings.guards.replica_check_interval
         if interval and step.number % interval == 0:
             selftest.check_replicas(self._trainer.modules)
-        started = time.perf_counter()
-        self._checkpoints.poll()
-        self._save(step.number)
-        row["checkpoint_seconds"] = time.perf_counter() - started
         if self._log:
-            self._log.add(row)
+            self._log.add(row)  # before the checkpoint, which must not outlive it
+        with self._meter.saving():
+            self._checkpoints.poll()
+            self._save(step.number)
         self._beat()
 
     def _save(self, step: int) -> None:
