@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from model import unsplit
 from model.architectures import architecture
@@ -41,6 +42,7 @@ def export(job: Job, trained: Path, folder: Path, num_threads: int, sequences: i
     Raises:
         UserError: The exported model is not the trained one; the message says where they part.
     """
+    disable_progress_bar()
     model = final_model(job.model, job.pretrain)
     with unsplit.process(num_threads):
         megatron = unsplit.build(model, job.shards.vocab_size).eval()
