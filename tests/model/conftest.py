@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.model import corpus
+from tests.model.two_processes import TwoProcesses
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,3 +43,11 @@ def run_stage(stage_environment: dict[str, str]) -> Callable[[str, Path], None]:
         assert ended.returncode == 0, ended.stderr
 
     return run
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Iterator[TwoProcesses]:
+    """A function that calls another in two processes that can form a process group."""
+    processes = TwoProcesses()
+    yield processes
+    processes.close()

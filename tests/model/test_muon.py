@@ -1,0 +1,78 @@
+"""Muon on real gradients against torch.optim.Muon on the matrices that the exported model has."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.job import Job
+from model.layout import LayoutSettings
+from model.settings import ModelSettings
+from model.trainer import Trainer
+from model.weight_map import query_key_value
+from tests.model.optimizing import LLAMA, MIXTRAL, find_gradient, job, stepped, training, unsplit
+from tests.model.two_processes import TwoProcesses
+
+RATE = 1e-2
+ADAMW_KEEPS = ("embedding", "output_layer", "norm", "router")
+
+
+def exported(trainer: Trainer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of the layers' matrices as `transformers` has them: whole, and each by itself."""
+    found = {}
+    for name, tensor in tensors.items():
+        if not any(part in name for part in ADAMW_KEEPS):
+            for index, matrix in enumerate(_parts(name, unsplit(trainer, name, tensor))):
+                found[f"{name} {index}"] = matrix.clone()
+    return found
+
+
+def _parts(name: str, weight: Tensor) -> Any:
+    if "linear_qkv" in name:
+        return query_key_value(name, ("q", "k", "v"), LLAMA).split(weight)
+    return weight.chunk(2) if "linear_fc1" in name else (weight,)
+
+
+def check_steps(run: Job) -> None:
+    """Take steps beside torch.optim.Muon, which gets the same gradients, and require equal weights."""
+    with training(run) as trainer:
+        held = {name: own for name, (own, _) in stepped(trainer).items()}
+        before = exported(trainer, held)
+        expected = {name: torch.nn.Parameter(matrix.clone()) for name, matrix in before.items()}
+        oracle = torch.optim.Muon(
+            expected.values(), lr=RATE, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        )
+        for step in range(1, 6):
+            find_gradient(trainer, run, step)
+            for name, gradient in exported(trainer, {name: own.grad for name, own in held.items()}).items():
+                expected[name].grad = gradient
+            trainer.update(RATE)
+            oracle.step()
+        for name, matrix in exported(trainer, held).items():
+            assert torch.equal(matrix, expected[name]), name
+            assert (matrix - before[name]).abs().max() > RATE / 10
+
+
+MUON = {"kind": "muon", "clip_grad": 1e9}
+
+
+@pytest.mark.parametrize(
+    ("model", "precision"), [(LLAMA, "float32"), (LLAMA, "bf16"), (MIXTRAL, "float32"), (MIXTRAL, "bf16")]
+)
+def test_a_step_is_that_of_torch_on_the_exported_matrices(model: ModelSettings, precision: str) -> None:
+    check_steps(job(model=model, optimizer=MUON, precision=precision))
+
+
+@pytest.mark.parametrize(
+    ("degrees", "model"),
+    [
+        ({"tensor_model_parallel_size": 2}, LLAMA),
+        ({"tensor_model_parallel_size": 2, "sequence_parallel": True}, MIXTRAL),
+        ({"data_parallel_size": 2, "expert_model_parallel_size": 2}, MIXTRAL),
+    ],
+)
+def test_a_step_is_the_same_when_processes_share_the_matrices(
+    two_processes: TwoProcesses, degrees: dict[str, Any], model: ModelSettings
+) -> None:
+    two_processes(check_steps, job(LayoutSettings(**degrees), model, MUON))
