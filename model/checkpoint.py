@@ -9,22 +9,24 @@ import itertools
 import re
 import shutil
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from model import megatron
 
 megatron.install()
 
 from megatron.core import dist_checkpointing  # noqa: E402 - after install
-from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue  # noqa: E402
 
 from model import digests, parallel, random_states  # noqa: E402
-from model.checkpoint_writer import PARTIAL, Write  # noqa: E402
+from model.checkpoint_writer import PARTIAL, Place, Write  # noqa: E402
 from model.progress import Progress  # noqa: E402
 from model.runtime import RuntimeSettings  # noqa: E402
 from stages.errors import UserError  # noqa: E402
@@ -46,7 +48,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     Raises:
         UserError: On every rank, if one of them could not write, for want of space or otherwise.
     """
-    Write(path, state, {}).now()
+    Write(path, state, {}).finish()
 
 
 def load(path: Path, state: dict[str, Any]) -> dict[str, Any]:
@@ -89,8 +91,8 @@ class Checkpoints:
         self._runtime = runtime
         self._interval = interval
         self._fingerprint = fingerprint
-        self._queue = AsyncCallsQueue(persistent=False)  # a persistent one needs CUDA
-        self._in_flight: set[Path] = set()
+        self._in_flight: deque[Write] = deque()
+        self._memory: dict[Place, Tensor] = {}
         self._sound: set[int] = set()
         self.damaged: list[str] = []
         """What `newest` found wrong, for people."""
@@ -158,20 +160,17 @@ class Checkpoints:
         Raises:
             UserError: This one, or the one before it, could not be written.
         """
-        self._write(self.path(step), state, self._place(progress))
+        self._write(self.path(step), state, progress)
 
     def release(self, step: int, state: dict[str, Any], progress: Progress | None = None) -> None:
         """Write a checkpoint that is kept, as `released/step-XXXXXXXX`; otherwise as `save`.
 
         Args:
-            step: The step that was taken.
-            state: The weights alone; or all, for other runs to branch off.
-            progress: What is saved beside all.
+            step: As for `save`.
+            state: Of the weights alone, or of everything.
+            progress: With everything, so that another run can branch off.
         """
-        self._write(self._folder / "released" / self.path(step).name, state, self._place(progress) if progress else {})
-
-    def _place(self, progress: Progress) -> dict[str, Any]:
-        return {_PLACE: {"fingerprint": self._fingerprint, "progress": progress.model_dump(mode="json")}}
+        self._write(self._folder / "released" / self.path(step).name, state, progress)
 
     def poll(self) -> None:
         """Put in place what has been written meanwhile; a reduction of one number while something is under way.
@@ -179,7 +178,8 @@ class Checkpoints:
         Raises:
             UserError: Something could not be written.
         """
-        self._queue.maybe_finalize_async_calls()
+        while self._in_flight and _everywhere(self._in_flight[0].has_ended()):
+            self._settle(self._in_flight.popleft())
 
     def finish(self) -> None:
         """Wait for what is being written.
@@ -187,25 +187,25 @@ class Checkpoints:
         Raises:
             UserError: Something could not be written.
         """
-        self._queue.maybe_finalize_async_calls(blocking=True)
+        while self._in_flight:
+            self._settle(self._in_flight.popleft())
 
-    def _write(self, path: Path, state: dict[str, Any], documents: dict[str, Any]) -> None:
-        if any(other.parent == path.parent for other in self._in_flight):
+    def _write(self, path: Path, state: dict[str, Any], progress: Progress | None) -> None:
+        if any(other.path.parent == path.parent for other in self._in_flight):
             self.finish()
-        write = Write(path, state, documents)
+        place = progress and {"fingerprint": self._fingerprint, "progress": progress.model_dump(mode="json")}
+        write = Write(path, state, {_PLACE: place} if place else {})
         if self._runtime.async_checkpoints:
-            self._in_flight.add(path)
-            write.request.add_finalize_fn(lambda: self._settle(path))
-            self._queue.schedule_async_request(write.request)
+            write.begin(self._memory if path.parent == self._folder else {})
+            self._in_flight.append(write)
         else:
-            write.now()
-            self._settle(path)
+            self._settle(write)
 
-    def _settle(self, path: Path) -> None:
-        """Take note of a new whole checkpoint."""
-        self._in_flight.discard(path)
-        if path.parent == self._folder:
-            self._sound.add(_step(path))
+    def _settle(self, write: Write) -> None:
+        """Finish a write, then delete what it makes superfluous."""
+        write.finish()
+        if write.path.parent == self._folder:
+            self._sound.add(_step(write.path))
             if parallel.is_first():
                 self._prune()
 
@@ -245,6 +245,14 @@ def _discard(path: Path) -> None:
     shutil.rmtree(discarded, ignore_errors=True)
     path.rename(discarded)
     threading.Thread(target=shutil.rmtree, args=(discarded, True), daemon=True).start()
+
+
+def _everywhere(value: bool) -> bool:
+    """Return whether something holds on every rank."""
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    least = torch.tensor(int(value), device=device)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return bool(least.item())
 
 
 def _from_first(compute: Callable[[], T]) -> T:
