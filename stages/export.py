@@ -1,6 +1,6 @@
 """Write the trained model for `transformers` and prove that it is the same model: `python -m stages.export`.
 
-Reads `out/pretrain/checkpoint` (or `average`), `out/pretrain/run.json`, `out/shards` (validation text) and
+Reads `out/pretrain/checkpoint` (or `checkpoints/average`), `out/pretrain/run.json`, `out/shards` (validation text) and
 `out/tokenizer`. Writes to `out/export`: `model/` (LlamaForCausalLM or MixtralForCausalLM in safetensors,
 configuration, tokenizer; no remote code) and `parity.json` (how far its logits and its loss are from the Megatron-Core
 model's). A model that is further away than the limits is not written.
@@ -54,7 +54,7 @@ def main() -> None:
 def _weights(settings: ExportSettings, job: Job) -> Path:
     if settings.weights == "averaged" and not job.pretrain.averaging:
         raise UserError("export.weights = averaged, but the run kept no average; set pretrain.averaging, or trained")
-    return require(OUT / "pretrain" / {"trained": "checkpoint", "averaged": "average"}[settings.weights], "pretrain")
+    return require(OUT / "pretrain" / {"trained": "checkpoint", "averaged": "checkpoints/average"}[settings.weights], "pretrain")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Reads `out/shards` and `out/tokenizer`, and what `pretrain.start` names. Writes 
 
 - `initial/`: the weights before step 1, a Megatron-Core checkpoint
 - `checkpoint/`: weights, optimizer and all else after the last step, from which another run can branch
-- `checkpoints/`: the released ones on the way (`pretrain.released`), and `average/` (`pretrain.averaging`), if any
+- `checkpoints/`: released ones on the way (`pretrain.released`) and `average/`, the weights' (`pretrain.averaging`)
 - `log.jsonl`: a line a step, with every event; `plots/`
 - `documents.parquet`: which documents each step was trained on (`python -m model.documents STEP`)
 - `metrics.json`, `run.json`: settings, environment, digests
@@ -99,20 +99,19 @@ def write_results(job: Job, scratch: Path) -> None:
     write_record(scratch / RECORD, job, scratch / "index", rows)
     shutil.copyfile(scratch / RECORD, FOLDER / RECORD)
     write_json(FOLDER / "metrics.json", _metrics(job, rows))
-    digests = {name: sha256_tree(FOLDER / folder) for name, folder in WEIGHTS.items() if (FOLDER / folder).exists()}
     write_json(
         FOLDER / "run.json",
         {
             "fingerprint": job.fingerprint(),
             "settings": job.model_dump(mode="json"),
             "environment": read_json(scratch / "environment.json"),
-            "weights": digests,
+            "weights": {
+                "initial": sha256_tree(FOLDER / "initial"),
+                "final": sha256_tree(FOLDER / "checkpoint"),
+                **{path.name: sha256_tree(path) for path in sorted((FOLDER / "checkpoints").iterdir())},
+            },
         },
     )
-
-
-WEIGHTS = {"initial": "initial", "final": "checkpoint", "released": "checkpoints", "average": "average"}
-"""Folders of weights, by their names in run.json."""
 
 
 def _link_folders(job: Job, scratch: Path) -> None:
@@ -121,7 +120,7 @@ def _link_folders(job: Job, scratch: Path) -> None:
         "initial": "initial",
         "checkpoint": f"step-{job.plan.steps:08d}",
         "checkpoints": "released",
-        "average": "average",
+        "checkpoints/average": "average",
         "plots": "plots",
         "ranks": "ranks",
         "tracking": "tracking",
@@ -130,6 +129,7 @@ def _link_folders(job: Job, scratch: Path) -> None:
         shutil.rmtree(FOLDER / name, ignore_errors=True)
         if (scratch / source).exists():
             shutil.copytree(scratch / source, FOLDER / name, copy_function=os.link)
+    (FOLDER / "checkpoints").mkdir(exist_ok=True)  # DVC expects it
 
 
 def _metrics(job: Job, rows: list[log.Row]) -> dict[str, object]:

@@ -175,7 +175,7 @@ def test_a_model_of_any_layout_is_exported_as_its_last_phase_leaves_it(
 
 def test_the_average_is_exported_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = trained(tmp_path, monkeypatch)
-    for name in ("checkpoint", "average"):
+    for name in ("checkpoint", "checkpoints/average"):
         with unsplit.process(num_threads=1, seed=len(name)):
             unsplit.save(Path("out/pretrain", name), unsplit.build(job.model, corpus.VOCAB_SIZE))
     digests = []
