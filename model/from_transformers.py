@@ -116,7 +116,8 @@ def _check_tokenizer(folder: Path, tokenizer: Path) -> None:
         token = differing[0]
         raise UserError(
             f"'{file}' is not the tokenizer of the shards: {len(differing)} tokens differ, such as '{token}', "
-            f"{theirs.get(token)} there and {ours.get(token)} here. Set tokenizer.path to it and run `dvc repro shards`."
+            f"{theirs.get(token)} there and {ours.get(token)} here. Set tokenizer.path to that file and run "
+            "`dvc repro shards`."
         )
 
 
