@@ -18,11 +18,11 @@ from megatron.core.transformer.torch_norm import WrappedTorchNorm  # noqa: E402
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
-from model import gemm, parallel  # noqa: E402
+from model import accelerated, gemm, parallel  # noqa: E402
 from model.decoder import Decoder  # noqa: E402
 from model.layout import LayoutSettings  # noqa: E402
 from model.modules import CausalAttention, Norm, SwiGLU, rotate  # noqa: E402
-from model.settings import ModelSettings  # noqa: E402
+from model.settings import ModelSettings, PretrainSettings  # noqa: E402
 
 gemm.install()
 rope_utils.fused_apply_rotary_pos_emb = rotate  # Transformer Engine's place
@@ -40,33 +40,25 @@ def build_model(model: ModelSettings, layout: LayoutSettings, vocab_size: int, p
         vocab_size: Ids of the tokenizer; the embedding table is padded.
         precision: `float32`, `bf16` or `fp8`.
     """
-    (chunk,) = build_chunks(model, layout, vocab_size, precision)
-    return chunk
+    return _chunk(transformer_config(model, layout, precision), model, vocab_size, None)
 
 
-def build_chunks(
-    model: ModelSettings,
-    layout: LayoutSettings,
-    vocab_size: int,
-    precision: str = "float32",
-    dropout: float = 0.0,
-    compiled: bool = False,
-) -> list[Decoder]:
-    """Return this rank's runs of layers, first to last: one, or more if pipeline stages are interleaved.
+def build_chunks(model: ModelSettings, pretrain: PretrainSettings, vocab_size: int) -> list[Decoder]:
+    """Return this rank's runs of layers for training, first to last; one, unless pipeline stages are interleaved.
 
     Args:
-        model: As for `build_model`.
-        layout: As for `build_model`.
+        model: The model's shape.
+        pretrain: Layout, device, precision, dropout, and whether each layer is compiled.
         vocab_size: As for `build_model`.
-        precision: As for `build_model`.
-        dropout: Share of activations and attention weights that training drops.
-        compiled: Whether each layer is compiled.
+
+    Raises:
+        UserError: The precision needs what is not installed.
     """
-    config = transformer_config(model, layout, precision, dropout)
+    config = transformer_config(model, pretrain.layout, pretrain.precision, pretrain.dropout, pretrain.device)
     virtual = config.virtual_pipeline_model_parallel_size
     stages = [None] if virtual is None else range(virtual)
-    chunks = [_chunk(config, model, vocab_size, stage) for stage in stages]
-    for layer in (layer for chunk in chunks for layer in chunk.decoder.layers if compiled):
+    chunks = [_chunk(config, model, vocab_size, stage).to(pretrain.device) for stage in stages]
+    for layer in (layer for chunk in chunks for layer in chunk.decoder.layers if pretrain.compile):
         layer.forward = torch.compile(layer.forward, dynamic=False)
     return chunks
 
@@ -98,7 +90,7 @@ def set_rotary_base(chunk: Decoder, base: float) -> None:
 
 
 def transformer_config(
-    model: ModelSettings, layout: LayoutSettings, precision: str, dropout: float = 0.0
+    model: ModelSettings, layout: LayoutSettings, precision: str, dropout: float = 0.0, device: str = "cpu"
 ) -> TransformerConfig:
     """Return Megatron-Core's configuration for a model in a layout."""
     dtype = DTYPES[precision]
@@ -122,9 +114,8 @@ def transformer_config(
         bf16=dtype == torch.bfloat16,
         params_dtype=dtype,
         use_cpu_initialization=True,  # the same weights for every tensor-parallel size
-        gradient_accumulation_fusion=False,
         deterministic_mode=True,
-        transformer_impl="local",
+        **accelerated.options(device, precision),
         **_degrees(layout, dtype),
         **_experts(model),
     )
@@ -160,9 +151,10 @@ def _experts(model: ModelSettings) -> dict[str, Any]:
 
 
 def _layer_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
-    """Return Megatron-Core's decoder without Transformer Engine, with our attention, activation and norm in it."""
+    """Return Megatron-Core's decoder with our attention and activation in it, and our norm if it has none."""
+    with_engine = config.transformer_impl == "transformer_engine"
     block = get_gpt_decoder_block_spec(
-        config, use_transformer_engine=False, normalization=config.normalization, vp_stage=vp_stage
+        config, use_transformer_engine=with_engine, normalization=config.normalization, vp_stage=vp_stage
     )
     for layer in block.layer_specs:
         attention = layer.submodules.self_attention.submodules
@@ -172,7 +164,8 @@ def _layer_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerB
             for name, module in vars(submodules).items():
                 if module is WrappedTorchNorm:
                     setattr(submodules, name, Norm)
-    block.layer_norm = Norm
+    if not with_engine:
+        block.layer_norm = Norm
     return block
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from model.accelerated import implementation
 from model.settings import PretrainSettings
 
 _PACKAGES = ("torch", "megatron-core", "transformers", "numpy", "tokenizers")
@@ -30,6 +31,7 @@ def environment(settings: PretrainSettings) -> dict[str, Any]:
         "num_threads": settings.num_threads,
         "world_size": dist.get_world_size(),
         "backend": dist.get_backend(),
+        "implementation": implementation(settings.device),
     }
 
 

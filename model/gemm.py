@@ -17,6 +17,8 @@ megatron.install()
 
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region, layers  # noqa: E402 - after install
 
+HAS_ONEDNN = torch.backends.mkldnn.is_available()
+"""Whether torch was built with it."""
 _MEGATRON_LINEAR = layers.LinearWithGradAccumulationAndAsyncCommunication
 
 
@@ -29,11 +31,23 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     """Return `x @ weight.T` of `[..., in]` and `[out, in]`."""
     if not _serves(x):
         return x.matmul(weight.t())
-    # The operator that torch.compile emits for a linear layer.
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x.flatten(0, -2), weight, None, "none", [], "")
+    linear = _opaque_linear if torch.compiler.is_compiling() else _linear
+    out = linear(x.flatten(0, -2), weight)
     # As torch.matmul does: a plain view of a new tensor could not be changed in place, which some callers do.
     shaped: Tensor = torch.ops.aten._unsafe_view(out, [*x.shape[:-1], weight.shape[0]])
     return shaped
+
+
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    # The operator that torch.compile emits for a linear layer.
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return out
+
+
+_opaque_linear = torch.library.custom_op(
+    "openbase::linear", _linear, mutates_args=()
+)  # Inductor wants constant weights
+_opaque_linear.register_fake(lambda x, weight: x.new_empty(x.shape[0], weight.shape[0]))
 
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
@@ -48,8 +62,7 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
 
 def _serves(x: Tensor) -> bool:
     """Return whether oneDNN takes this operand: it refuses the empty one of an expert without tokens."""
-    float32_on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
-    return float32_on_cpu and torch.backends.mkldnn.is_available()
+    return HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
 
 
 class Linear:

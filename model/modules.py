@@ -136,6 +136,9 @@ class SwiGLU(MegatronModule):
 
     def forward(self, fused: Tensor) -> Tensor:
         """Return silu(gate) * up."""
+        if torch.compiler.is_compiling():  # it fuses the passes itself, and cannot trace writes into views
+            gate, up = fused.chunk(2, dim=-1)
+            return functional.silu(gate) * up
         out: Tensor = _SwiGLUFunction.apply(fused)
         return out
 

@@ -56,13 +56,11 @@ class Trainer:
         self._settings = settings = job.pretrain
         self._vocab_size = job.shards.vocab_size
         self.device = device
-        self.modules = build_chunks(
-            job.model, settings.layout, self._vocab_size, settings.precision, settings.dropout, settings.compile
-        )
+        self.modules = build_chunks(job.model, settings, self._vocab_size)
         """This rank's runs of layers, first to last."""
         for chunk in self.modules:
             chunk.z_loss = settings.z_loss
-        self.ddp = [self._wrap(chunk.to(device), index) for index, chunk in enumerate(self.modules)]
+        self.ddp = [self._wrap(chunk, index) for index, chunk in enumerate(self.modules)]
         """The same, with buffers for their gradients."""
         self._config = self.modules[0].config
         self._forward_backward: Callable[..., list[Any]] = get_forward_backward_func()

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model import checkpoint, export, parallel, parity, unsplit
-from model.build import build_chunks
+from model.build import build_model
 from model.data import Batch
 from model.decoder import Decoder
 from model.job import Job
@@ -133,7 +133,7 @@ def write_weights(folder: str, layout: LayoutSettings, job: str) -> None:
     model = Job.model_validate_json(job).model
     with parallel.processes(layout, "cpu", num_threads=1, seed=7):
         metadata = {"dp_cp_group": parallel.data_parallel_group()}
-        (chunk,) = build_chunks(model, layout, corpus.VOCAB_SIZE)
+        chunk = build_model(model, layout, corpus.VOCAB_SIZE)
         checkpoint.save(Path(folder), {"model": chunk.sharded_state_dict(metadata=metadata)})
 
 
