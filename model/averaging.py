@@ -31,24 +31,17 @@ class WeightAverage:
 
     def __init__(self, modules: list[torch.nn.Module], decay: float) -> None:
         self._weights = [weight for module in modules for weight in module.parameters()]
-        self._averages = [torch.empty_like(weight, dtype=torch.float32) for weight in self._weights]
+        self._averages = [torch.zeros_like(weight, dtype=torch.float32) for weight in self._weights]
         self._decay = decay
         self._updates = 0
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights as they are after a step."""
-        if self._updates == 0:
-            self._restart()
-        else:
-            for average, weight in zip(self._averages, self._weights, strict=True):
-                average.lerp_(_master(weight), 1 - self._decay)
-        self._updates += 1
-
-    @torch.no_grad()
-    def _restart(self) -> None:
+        keep = self._decay if self._updates else 0.0
         for average, weight in zip(self._averages, self._weights, strict=True):
-            average.copy_(_master(weight))
+            average.lerp_(_master(weight), 1 - keep)
+        self._updates += 1
 
     def weights_state_dict(self, model_state: dict[str, Any]) -> dict[str, Any]:
         """Return a model's sharded state with the averages in place of the weights, under the weights' keys.
@@ -56,9 +49,7 @@ class WeightAverage:
         Args:
             model_state: `sharded_state_dict` of the modules, of one or of several in a dict.
         """
-        if self._updates == 0:
-            self._restart()
-        average_of = {id(weight): average for weight, average in zip(self._weights, self._averages, strict=True)}
+        average_of = dict(zip(map(id, self._weights), self._begun(), strict=True))
 
         def averaged(leaf: Any) -> Any:
             average = average_of.get(id(getattr(leaf, "data", None)))
@@ -78,12 +69,10 @@ class WeightAverage:
         Args:
             model_state: As for `weights_state_dict`.
         """
-        if self._updates == 0:
-            self._restart()
         sharded = get_param_id_to_sharded_param_map(model_state, self._weights)
         averages = {
             index: make_sharded_optimizer_tensor(sharded[index], average, prefix="average")
-            for index, average in enumerate(self._averages)
+            for index, average in enumerate(self._begun())
         }
         return {"updates": self._updates, "averages": averages}
 
@@ -93,6 +82,14 @@ class WeightAverage:
         self._updates = state["updates"]
         for index, average in enumerate(self._averages):
             average.copy_(state["averages"][index])
+
+    @torch.no_grad()
+    def _begun(self) -> list[torch.Tensor]:
+        """Return the averages, which before the first step are the weights."""
+        if self._updates == 0:
+            for average, weight in zip(self._averages, self._weights, strict=True):
+                average.copy_(_master(weight))
+        return self._averages
 
 
 def _master(weight: Any) -> torch.Tensor:

@@ -23,7 +23,7 @@ class ScheduleSettings(Settings):
     learning_rate: float = Field(gt=0)
     """Peak, reached at the end of warm-up."""
     min_learning_rate: float = Field(ge=0)
-    """Floor, reached at the last step."""
+    """Floor, reached at the last step; a constant rate has none."""
     warmup_steps: int = Field(ge=0)
     """Steps of linear warm-up."""
     decay_steps: int = Field(default=0, ge=0)
