@@ -54,7 +54,8 @@ def main() -> None:
 def _weights(settings: ExportSettings, job: Job) -> Path:
     if settings.weights == "averaged" and not job.pretrain.averaging:
         raise UserError("export.weights = averaged, but the run kept no average; set pretrain.averaging, or trained")
-    return require(OUT / "pretrain" / {"trained": "checkpoint", "averaged": "checkpoints/average"}[settings.weights], "pretrain")
+    folder = {"trained": "checkpoint", "averaged": "checkpoints/average"}[settings.weights]
+    return require(OUT / "pretrain" / folder, "pretrain")
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def test_the_average_is_exported_where_it_is_asked_for(tmp_path: Path, monkeypat
     assert digests[0] != digests[1]
     with unsplit.process(num_threads=1):
         average = unsplit.build(job.model, corpus.VOCAB_SIZE)
-        unsplit.load(Path("out/pretrain/average"), average)
+        unsplit.load(Path("out/pretrain/checkpoints/average"), average)
     exported: Any = AutoModelForCausalLM.from_pretrained("out/export/model")
     assert torch.equal(exported.model.norm.weight, average.decoder.final_layernorm.weight)
     assert torch.equal(exported.lm_head.weight, average.output_layer.weight[: corpus.VOCAB_SIZE])
