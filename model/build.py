@@ -85,8 +85,11 @@ def _chunk(config: TransformerConfig, model: ModelSettings, vocab_size: int, vp_
 
 def set_rotary_base(chunk: Decoder, base: float) -> None:
     """Give a model other rotary frequencies."""
-    config = chunk.config
-    chunk.rotary_pos_emb = RotaryEmbedding(config.kv_channels, 1.0, rotary_base=base, use_cpu_initialization=True)
+    if base != chunk.rotary_base:
+        chunk.rotary_base = base
+        chunk.rotary_pos_emb = RotaryEmbedding(
+            chunk.config.kv_channels, rotary_percent=1.0, rotary_base=base, use_cpu_initialization=True
+        )
 
 
 def transformer_config(

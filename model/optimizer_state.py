@@ -80,3 +80,15 @@ def load(optimizer: ChainedOptimizer, state: dict[str, Any]) -> None:
         else:
             own.get("optimizer", own)["param_groups"] = groups
         one.load_state_dict(own)
+
+
+@torch.no_grad()
+def reset(optimizer: ChainedOptimizer) -> None:
+    """Begin anew from the weights as they are."""
+    for one in optimizer.chained_optimizers:
+        for tensors in one.optimizer.state.values():
+            for tensor in tensors.values():
+                tensor.zero_()
+        for group in one.optimizer.param_groups:
+            group.pop("step", None)
+    optimizer.reload_model_params()

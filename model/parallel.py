@@ -19,6 +19,12 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from model.layout import LayoutSettings  # noqa: E402
 from stages.errors import UserError  # noqa: E402
 
+_REPEATABLE_CUDA = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # as torch.use_deterministic_algorithms asks
+    "NCCL_ALGO": "^NVLS",  # as Megatron-LM's deterministic mode does: no sums in the switch
+    "CUDA_DEVICE_MAX_CONNECTIONS": "1",  # kernels start in order, so that what overlaps is what Megatron-Core meant
+}
+
 
 @contextlib.contextmanager
 def processes(
@@ -69,6 +75,8 @@ def processes(
 def _join(device: str, alone: bool) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError('pretrain.device = "cuda", but torch sees no GPU here; set it to "cpu" or install a CUDA build')
+    if device == "cuda":
+        os.environ |= _REPEATABLE_CUDA
     backend = "nccl" if device == "cuda" else "gloo"
     if "RANK" in os.environ and not alone:
         own = torch.device(device, int(os.environ["LOCAL_RANK"])) if device == "cuda" else torch.device("cpu")

@@ -20,7 +20,7 @@ from megatron.core.distributed import (  # noqa: E402 - after install
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func  # noqa: E402
 from megatron.core.transformer.module import Float16Module  # noqa: E402
 
-from model import optimizer, optimizer_state, parallel, random_states, zigzag  # noqa: E402
+from model import experts, optimizer, optimizer_state, parallel, random_states, zigzag  # noqa: E402
 from model.averaging import WeightAverage  # noqa: E402
 from model.build import build_chunks, set_rotary_base  # noqa: E402
 from model.data import Batch  # noqa: E402
@@ -42,6 +42,8 @@ class Gradients:
     """Norm of the whole gradient, before clipping."""
     grad_norms: dict[str, float]
     """Norms of the gradients of the model's parts."""
+    balance_loss: float | None
+    """How unevenly a mixture's experts are used (`model.experts`); None without experts."""
 
 
 class Trainer:
@@ -55,6 +57,7 @@ class Trainer:
     def __init__(self, job: Job, device: torch.device) -> None:
         self._settings = settings = job.pretrain
         self._vocab_size = job.shards.vocab_size
+        self._has_experts = job.model.moe is not None
         self.device = device
         self.modules = build_chunks(job.model, settings, self._vocab_size)
         """This rank's runs of layers, first to last."""
@@ -67,9 +70,13 @@ class Trainer:
         self.optimizer = optimizer.build_optimizer(settings, self.ddp)
         self._config.finalize_model_grads_func = finalize_model_grads
         self._config.grad_scale_func = self.optimizer.scale_loss
-        self.average = WeightAverage(list(self.modules), settings.averaging.decay) if settings.averaging else None
         self.set_phase(job.plan.phases[0])
-        parallel.seed_training(settings.weight_seed)
+        self._begin()
+
+    def _begin(self) -> None:
+        averaging = self._settings.averaging
+        self.average = WeightAverage(list(self.modules), averaging.decay) if averaging else None
+        parallel.seed_training(self._settings.weight_seed)
 
     def _wrap(self, chunk: Any, index: int) -> DistributedDataParallel:
         half = self._settings.precision != "float32"
@@ -101,7 +108,10 @@ class Trainer:
         loss, z_loss = self._mean(parts).tolist()
         self.optimizer.prepare_grads()
         self._grad_norm, grad_norms = optimizer.gradient_norms(self.optimizer)
-        return Gradients(loss, self._settings.z_loss * z_loss, self._grad_norm, grad_norms)
+        balance = (
+            experts.balance_loss(self._config.num_layers, micro_batches, self.device) if self._has_experts else None
+        )
+        return Gradients(loss, self._settings.z_loss * z_loss, self._grad_norm, grad_norms, balance)
 
     def update(self, rate: float) -> None:
         """Move the weights along the gradient, clipped, with this learning rate."""
@@ -196,9 +206,10 @@ class Trainer:
         }
 
     def load_weights(self, state: dict[str, Any]) -> None:
-        """Take weights that were loaded into `weights_state_dict()`, and begin the optimizer and average from them."""
+        """Take weights that were loaded into `weights_state_dict()`, and begin anew from them."""
         self._load_modules(state)
-        self.optimizer.reload_model_params()
+        optimizer_state.reset(self.optimizer)
+        self._begin()
 
     def _load_modules(self, state: dict[str, Any]) -> None:
         for i, chunk in enumerate(self.modules):
