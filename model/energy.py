@@ -43,7 +43,7 @@ class EnergyMeter:
 
 def _gpu(device: "torch.device") -> Counter | None:
     """Return the counter of a GPU; None if it keeps none (before Volta, or a slice)."""
-    import pynvml  # type: ignore[import-untyped]  # ships none
+    import pynvml
     import torch
 
     try:

@@ -82,9 +82,9 @@ class Guards:
 
     def _event(self, progress: Progress, kind: str, seen: str, policy: Policy) -> Event:
         action = policy
-        if policy != "stop" and progress.actions >= self._settings.max_actions:
+        if policy != "stop" and len(progress.events) >= self._settings.max_actions:
             action = "stop"
-            seen += f"; the {progress.actions} skips and roll-backs of pretrain.guards.max_actions are used up"
+            seen += f"; the {len(progress.events)} skips and roll-backs of pretrain.guards.max_actions are used up"
         return Event(kind=kind, step=progress.step + 1, value=seen, action=action)
 
 

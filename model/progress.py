@@ -1,5 +1,7 @@
 """How far a run has come: what a checkpoint holds beside weights, optimizer and random states. Imports no torch."""
 
+from pydantic import Field
+
 from stages.settings import Settings
 
 
@@ -29,7 +31,12 @@ class Progress(Settings):
     """By phase, samples left out by roll-backs."""
     recent_losses: list[float]
     """Losses of the newest steps, oldest first, as many as the guard against spikes compares with."""
-    actions: int = 0
-    """Skips and roll-backs so far."""
-    pending: list[Event] = []
-    """Events not yet in a row of the log."""
+    events: list[Event] = Field(default=[])
+    """What guards did so far, oldest first."""
+    logged: int = 0
+    """How many of them stand in rows of the log."""
+
+    @property
+    def pending(self) -> list[Event]:
+        """Events that the next row of the log has to tell."""
+        return self.events[self.logged :]

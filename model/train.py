@@ -117,7 +117,9 @@ class Run:
         timing = self._meter.row(step)
         row = self._row(step, found, rate) | self._evaluation.after(step)
         after = self._guards.remember(self._progress, found.loss)
-        self._progress = after.model_copy(update={"step": step.number, "tokens": step.tokens, "pending": []})
+        self._progress = after.model_copy(
+            update={"step": step.number, "tokens": step.tokens, "logged": len(after.events)}
+        )
         self._finish(step, row | timing)
 
     def _row(self, step: Step, found: Gradients, rate: float) -> Row:
@@ -177,35 +179,24 @@ class Run:
                 f"step {event.step}: {event.value}; lower the learning rate, or change the policy in pretrain.guards"
             )
         self._trainer.discard()
-        if event.action == "skip":
-            self._progress = self._progress.model_copy(
-                update={
-                    "step": step.number,
-                    "tokens": step.tokens,
-                    "actions": self._progress.actions + 1,
-                    "pending": [*self._progress.pending, event],
-                }
-            )
-            self._save(step.number)
-        else:
-            self._roll_back(event, step)
+        if event.action == "roll_back":
+            return self._roll_back(event, step)
+        events = [*self._progress.events, event]
+        self._progress = self._progress.model_copy(
+            update={"step": step.number, "tokens": step.tokens, "events": events}
+        )
+        return self._save(step.number)
 
     def _roll_back(self, event: Event, step: Step) -> None:
         """Return to the last regular checkpoint, and leave out the data of the steps since."""
         before, target = self._progress, self._checkpoints.regular(step.number)
         progress = self._load(target) if target else self._start()
-        skipped = list(progress.skipped_samples)
+        skipped = list(before.skipped_samples)
         for number in range(target + 1, step.number + 1):
             left_out = self._plan.at(number)
             skipped[left_out.phase] += left_out.global_batch_size
-        event = event.model_copy(update={"back_to": target})
-        self._progress = progress.model_copy(
-            update={
-                "skipped_samples": skipped,
-                "actions": before.actions + 1,
-                "pending": [*before.pending, event],
-            }
-        )
+        events = [*before.events, event.model_copy(update={"back_to": target})]
+        self._progress = progress.model_copy(update={"skipped_samples": skipped, "events": events})
         if self._log:
             self._log.rewind(target)
 

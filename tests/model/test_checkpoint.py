@@ -61,7 +61,7 @@ def sharded(values: dict[str, torch.Tensor], seed: int = 0) -> dict[str, Any]:
 def progress(step: int) -> Progress:
     event = Event(kind="loss_spike", step=step, value="9.0", action="skip")
     return Progress(
-        step=step, tokens=64 * step, skipped_samples=[3], recent_losses=[0.1, 1 / 3], actions=1, pending=[event]
+        step=step, tokens=64 * step, skipped_samples=[3], recent_losses=[0.1, 1 / 3], events=[event], logged=1
     )
 
 

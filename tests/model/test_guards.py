@@ -18,8 +18,11 @@ def guards(**settings: object) -> Guards:
     return Guards(GuardSettings.model_validate({"loss_spike": SPIKE, **settings}))
 
 
+EVENT = Event(kind="loss_spike", step=1, value="loss 9", action="skip")
+
+
 def progress(losses: list[float] = SPREAD, actions: int = 0) -> Progress:
-    return Progress(step=10, tokens=320, skipped_samples=[0], recent_losses=losses, actions=actions)
+    return Progress(step=10, tokens=320, skipped_samples=[0], recent_losses=losses, events=[EVENT] * actions)
 
 
 def test_a_sound_step_is_no_event() -> None:

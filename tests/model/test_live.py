@@ -106,11 +106,11 @@ def test_a_step_that_was_skipped_has_no_row_and_is_not_missed(tmp_path: Path) ->
     log = start(tmp_path)
     steps(log, 1, 2)
     log.close()
-    start(tmp_path, 3, pending=[event(step=3, action="skip")]).close()
+    start(tmp_path, 3, events=[event(step=3, action="skip")]).close()
     with pytest.raises(UserError, match="ends at step 2, its checkpoint at 4"):
-        start(tmp_path, 4, pending=[event(step=4, action="skip")])
+        start(tmp_path, 4, events=[event(step=4, action="skip")])
     with pytest.raises(UserError, match="ends at step 2, its checkpoint at 3"):
-        start(tmp_path, 3, pending=[event(step=5, action="skip"), event(step=6, action="roll_back", back_to=3)])
+        start(tmp_path, 3, events=[event(step=5, action="skip"), event(step=6, action="roll_back", back_to=3)])
 
 
 def test_the_log_of_a_branch_begins_after_the_checkpoint_it_began_with(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_training_goes_on_from_an_exported_model(
 
 
 def test_lm_eval_tasks_run_on_the_live_model(workspace: Workspace, run_stage: Run) -> None:
-    root = workspace("run", steps=4, tensor_parallel=2)
+    root = workspace("run", steps=6, tensor_parallel=2)
     folder = root / "tasks"
     folder.mkdir()
     questions = [{"question": f"def f{n}(", "choices": ["self):", "\n\n\n"], "answer": n % 2} for n in range(6)]
@@ -187,10 +187,10 @@ def test_lm_eval_tasks_run_on_the_live_model(workspace: Workspace, run_stage: Ru
         "metric_list": [{"metric": "acc"}],
     }
     write_json(folder / "tiny.yaml", task)
-    change(root, "pretrain", eval_tasks={"tasks": ["tiny"], "include_path": str(folder), "limit": 6, "interval": 2})
+    change(root, "pretrain", eval_tasks={"tasks": ["tiny"], "include_path": str(folder), "limit": 6, "interval": 3})
     run_stage("pretrain", root)
     measured = {row["step"]: row["tasks"]["tiny"] for row in rows(root) if "tasks" in row}
-    assert set(measured) == {2, 4}
+    assert set(measured) == {3, 6}
     assert all(0 <= values["acc"] <= 1 for values in measured.values())
 
 
@@ -217,13 +217,15 @@ def test_a_guard_rolls_back_and_an_interrupted_run_does_the_same(
 
 def test_a_guard_leaves_updates_out(workspace: Workspace, run_stage: Run) -> None:
     spike = {"window": 3, "z_score": 0.5, "policy": "skip"}
-    root, plain = workspace("run", guards={"loss_spike": spike}), workspace("plain")
+    root, plain = (
+        workspace(name, steps=20, guards=guards) for name, guards in (("a", {"loss_spike": spike}), ("b", {}))
+    )
     run_stage("pretrain", root)
     run_stage("pretrain", plain)
     events = [event for row in rows(root) for event in row.get("events", [])]
     skipped = [event["step"] for event in events]
     assert skipped
-    assert [row["step"] for row in rows(root)] == [step for step in range(1, 13) if step not in skipped]
+    assert [row["step"] for row in rows(root)] == [step for step in range(1, 21) if step not in skipped]
     first = skipped[0]
     assert losses(root)[: first - 1] == losses(plain)[: first - 1]
     assert losses(root)[-1] != losses(plain)[-1]
