@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
 from model.llama import llama_config
-from model.settings import ModelSettings, PretrainSettings, check_layout
+from model.plan import check as check_plan
+from model.settings import ModelSettings, PretrainSettings
 from stages.errors import UserError
 from stages.params import PRESETS, check, overlay
 from stages.settings import PARAMS, read_yaml, validate
@@ -38,10 +39,19 @@ def test_the_default_parameters_are_valid() -> None:
 @pytest.mark.parametrize(
     ("section", "values", "message"),
     [
-        ("pretrain", {"blend": {"code": 0.5, "prose": 0.4}}, r"pretrain\.blend = .*sum to 0.9; make them sum to 1"),
+        (
+            "pretrain",
+            {"phases": {"main": {"blend": {"code": 0.5, "prose": 0.4}}}},
+            r"pretrain\.phases\.main\.blend = .*sum to 0.9; make them sum to 1",
+        ),
         ("pretrain", {"learning_rate": 1e-3}, r"pretrain\.learning_rate is not a parameter"),
-        ("pretrain", {"steps": "many"}, r'pretrain\.steps = "many": .*integer'),
-        ("pretrain", {"global_batch_size": 7}, r"global_batch_size 7 is not divisible by .* 4; choose a multiple"),
+        ("pretrain", {"eval_interval": "many"}, r'pretrain\.eval_interval = "many": .*integer'),
+        (
+            "pretrain",
+            {"phases": {"main": {"global_batch_size": 7}}},
+            r"global_batch_size 7 is not divisible by .* 4; choose a multiple",
+        ),
+        ("runtime", {"launch": {"kind": "torchrun", "nodes": 2, "endpoint": "here"}}, r"endpoint.*must be host:port"),
         ("model", {"num_query_groups": 3}, r"num_attention_heads 4 is not divisible by num_query_groups 3"),
         ("model", {"num_query_groups": 1}, r"model\.num_query_groups = 1 is not divisible by .* = 2"),
         ("tokenizer", {"vocab_size": 4096.5}, r"tokenizer\.vocab_size = 4096\.5: .*integer"),
@@ -62,7 +72,7 @@ def test_a_missing_and_an_unknown_section_are_named() -> None:
 
 
 def test_a_parameter_error_comes_in_under_a_second_and_without_torch(tmp_path: Path) -> None:
-    text = PARAMS_FILE.read_text().replace("steps: 900", "steps: -900")
+    text = PARAMS_FILE.read_text().replace("eval_interval: 150", "eval_interval: -150")
     (tmp_path / "params.yaml").write_text(text)
     program = (
         "import sys; from stages import params\n"
@@ -76,7 +86,7 @@ def test_a_parameter_error_comes_in_under_a_second_and_without_torch(tmp_path: P
     )
     seconds = time.perf_counter() - started
     message, heavy = ended.stdout.splitlines()
-    assert message == "params.yaml: pretrain.steps = -900: Input should be greater than 0"
+    assert message == "params.yaml: pretrain.eval_interval = -150: Input should be greater than 0"
     assert heavy == "[]"
     assert seconds < 3, "a second on an idle machine; the limit leaves room for a busy one"
 
@@ -101,7 +111,7 @@ def test_a_preset_is_valid_and_instantiates_on_the_meta_device(preset: str) -> N
     overlay(params, read_yaml(PRESETS / f"{preset}.yaml"))
     check(params, preset)
     model = validate("model", ModelSettings, params["model"], preset)
-    check_layout(model, validate("pretrain", PretrainSettings, params["pretrain"], preset))
+    check_plan(model, validate("pretrain", PretrainSettings, params["pretrain"], preset))
     size = parameters_on_meta(model, params["tokenizer"]["vocab_size"])
     promised = {"toy": 0.11e6, "gpu-120m": 120e6, "gpu-1700m": 1.7e9}[preset]
     assert size == pytest.approx(promised, rel=0.05)

@@ -33,8 +33,8 @@ def test_the_fingerprint_is_that_of_data_and_parameters(params: dict[str, Any]) 
 
 
 def test_a_blend_that_is_not_of_the_domains_of_the_data_is_refused(params: dict[str, Any]) -> None:
-    params["pretrain"]["blend"] = {"code": 1.0}
-    with pytest.raises(UserError, match=r"pretrain\.blend names \['code'\], but the shards hold \['code', 'prose'\]"):
+    params["pretrain"]["phases"]["main"]["blend"] = {"code": 1.0}
+    with pytest.raises(UserError, match=r"phases name \['code'\], but the shards hold \['code', 'prose'\]"):
         job(params)
 
 
