@@ -34,26 +34,35 @@ def stacked_rows(name: str, weight: Tensor, config: Any) -> tuple[int, ...]:
 class Muon(torch.optim.Optimizer):
     """torch.optim.Muon (Jordan et al. 2024): momentum, made orthogonal by Newton-Schulz steps in bf16.
 
-    Every matrix is made orthogonal whole and by itself: its shards are gathered from the tensor-parallel ranks, which
-    all compute the same, and what is stacked in one weight (see `stacked_rows`) is taken apart. The rate of a matrix
-    is torch's `match_rms_adamw` (Liu et al. 2025, "Muon is scalable for LLM training", equation 4): updates are as
-    large as AdamW's, so that one learning rate and one weight decay serve both.
+    Every matrix is made orthogonal whole and by itself: its shards are gathered from the tensor-parallel ranks, and
+    what is stacked in one weight (see `stacked_rows`) is taken apart. Replicas share this work and broadcast its
+    results. The rate of a matrix is torch's `match_rms_adamw` (Liu et al. 2025, "Muon is scalable for LLM training",
+    equation 4): updates are as large as AdamW's, so that one learning rate and one weight decay serve both.
 
     A weight has Megatron-Core's marks `tensor_model_parallel` and `partition_dim`, and `stacked_rows`.
 
     Args:
         groups: Parameter groups.
-        shared_by: Processes that share each matrix; None for experts, which are whole.
+        shards: Processes that share each matrix; None for experts, which are whole.
+        replicas: Processes that hold the same weights and gradients.
         lr: Learning rate, as AdamW has it.
         weight_decay: Decoupled, as AdamW has it.
         momentum: Decay of the momentum (Nesterov).
     """
 
     def __init__(
-        self, groups: Any, shared_by: dist.ProcessGroup | None, *, lr: float, weight_decay: float, momentum: float
+        self,
+        groups: Any,
+        shards: dist.ProcessGroup | None,
+        replicas: dist.ProcessGroup,
+        *,
+        lr: float,
+        weight_decay: float,
+        momentum: float,
     ) -> None:
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self._shared_by = shared_by
+        self._shards = shards
+        self._replicas = replicas
 
     def init_state(self, _config: Any = None) -> None:
         """Make the momentum of every weight, as Megatron-Core asks for before it loads one."""
@@ -68,38 +77,69 @@ class Muon(torch.optim.Optimizer):
         assert closure is None, "Megatron-Core passes none"
         self.init_state()
         for settings in self.param_groups:
-            for weight in settings["params"]:
-                if weight.grad is not None:
-                    self._update(weight, settings)
+            weights = [weight for weight in settings["params"] if weight.grad is not None]
+            owners = _shared_out(weights, self._replicas.size())
+            updates = [self._advance(weight, settings["momentum"]) for weight in weights]
+            directions = [
+                self._direction(weight, update) if owner == self._replicas.rank() else update
+                for weight, update, owner in zip(weights, updates, owners, strict=True)
+            ]
+            for weight, direction, owner in zip(weights, directions, owners, strict=True):
+                if self._replicas.size() > 1:
+                    dist.broadcast(direction, group_src=owner, group=self._replicas)
+                self._apply(weight, direction, settings)
 
-    def _update(self, weight: Any, settings: dict[str, Any]) -> None:
-        momentum = self.state[weight]["momentum_buffer"]
-        momentum.lerp_(weight.grad, 1 - settings["momentum"])
-        update = weight.grad.lerp(momentum, settings["momentum"]).bfloat16()  # the iteration takes no more
+    def _advance(self, weight: Any, momentum: float) -> Tensor:
+        """Advance a weight's momentum, and return what is to be made orthogonal, in the bf16 of the iteration."""
+        buffer = self.state[weight]["momentum_buffer"]
+        buffer.lerp_(weight.grad, 1 - momentum)
+        update: Tensor = weight.grad.lerp(buffer, momentum).bfloat16()
+        return update
+
+    def _direction(self, weight: Any, update: Tensor) -> Tensor:
+        """Return the update with each of its matrices made orthogonal, of which this rank may have a shard."""
+        shards = self._shards_of(weight)
+        if shards is None:
+            return _orthogonal(update, weight.stacked_rows)
+        pieces = [torch.empty_like(update) for _ in range(shards.size())]
+        dist.all_gather(pieces, update, group=shards)
+        whole = _orthogonal(torch.cat(pieces, dim=weight.partition_dim), weight.stacked_rows)
+        return whole.chunk(shards.size(), dim=weight.partition_dim)[shards.rank()].contiguous()
+
+    def _apply(self, weight: Any, direction: Tensor, settings: dict[str, Any]) -> None:
         weight.mul_(1 - settings["lr"] * settings["weight_decay"])
-        group = self._shared_by if getattr(weight, "tensor_model_parallel", False) else None
-        whole = _gathered(update, weight.partition_dim, group) if group else update
-        for own, matrix in zip(*(_unstack(stack, weight.stacked_rows) for stack in (weight, whole)), strict=True):
-            stacked = matrix.flatten(0, 1)
-            direction = _muon._zeropower_via_newtonschulz(stacked, COEFFICIENTS, _muon.DEFAULT_NS_STEPS, _muon.EPS)
-            direction = direction.view_as(matrix)
-            rate = _muon._adjust_lr(settings["lr"], "match_rms_adamw", stacked.shape)
-            own.add_(_own(direction, weight.partition_dim, group) if group else direction, alpha=-rate)
+        shards = self._shards_of(weight)
+        for matrix, change in zip(*(_unstacked(x, weight.stacked_rows) for x in (weight, direction)), strict=True):
+            whole = [matrix.shape[0] * matrix.shape[1], matrix.shape[2]]
+            if shards:
+                whole[weight.partition_dim] *= shards.size()
+            rate = _muon._adjust_lr(settings["lr"], "match_rms_adamw", torch.Size(whole))
+            matrix.add_(change, alpha=-rate)
+
+    def _shards_of(self, weight: Any) -> dist.ProcessGroup | None:
+        return self._shards if getattr(weight, "tensor_model_parallel", False) else None
 
 
-def _gathered(shard: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
-    """Return the weight-shaped tensor of which every process of a group has a shard."""
-    shards = [torch.empty_like(shard) for _ in range(group.size())]
-    dist.all_gather(shards, shard, group=group)
-    return torch.cat(shards, dim=dim)
+def _shared_out(weights: list[Tensor], size: int) -> list[int]:
+    """Return for each weight which of `size` replicas makes it orthogonal: the one with the least work so far."""
+    work = [0] * size
+    owners = []
+    for weight in weights:
+        owners.append(work.index(min(work)))
+        work[owners[-1]] += weight.numel() * min(weight.shape)
+    return owners
 
 
-def _own(matrix: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
-    """Return this process's part of a matrix `[blocks, rows, columns]`: its blocks or, of dimension 1, its columns."""
-    return matrix.chunk(group.size(), dim=2 * dim)[group.rank()]
+def _orthogonal(stack: Tensor, rows: tuple[int, ...]) -> Tensor:
+    """Return a weight whose matrices are those of `stack`, each made orthogonal."""
+    result = torch.empty_like(stack)
+    for matrix, direction in zip(_unstacked(stack, rows), _unstacked(result, rows), strict=True):
+        found = _muon._zeropower_via_newtonschulz(matrix.flatten(0, 1), COEFFICIENTS, _muon.DEFAULT_NS_STEPS, _muon.EPS)
+        direction.copy_(found.view_as(direction))
+    return result
 
 
-def _unstack(weight: Tensor, rows: tuple[int, ...]) -> tuple[Tensor, ...]:
+def _unstacked(stack: Tensor, rows: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Return views `[blocks, rows, columns]` of the matrices that are stacked in a weight, block by block."""
-    matrices: tuple[Tensor, ...] = weight.unflatten(0, (-1, sum(rows))).split(rows, dim=1)
+    matrices: tuple[Tensor, ...] = stack.unflatten(0, (-1, sum(rows))).split(rows, dim=1)
     return matrices

@@ -84,8 +84,14 @@ def _muon(
             "is_expert_parallel": are_experts,
             "is_decoupled_lr": False,
         }
-        shared_by = None if are_experts else parallel.tensor_parallel_group()
-        muon = Muon([group], shared_by, lr=config.lr, weight_decay=config.weight_decay, momentum=settings.muon_momentum)
+        muon = Muon(
+            [group],
+            None if are_experts else parallel.tensor_parallel_group(),
+            parallel.expert_data_parallel_group() if are_experts else parallel.data_parallel_group(),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=settings.muon_momentum,
+        )
         if config.bf16:
             optimizer = Float16OptimizerWithFloat16Params(muon, config, None, Muon.init_state)
         else:

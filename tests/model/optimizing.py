@@ -15,12 +15,12 @@ from model.job import Job
 from model.layout import LayoutSettings
 from model.parts import held
 from model.settings import ModelSettings
-from model.trainer import Trainer
+from model.trainer import Gradients, Trainer
 
 LLAMA = ModelSettings(
     num_layers=2, hidden_size=32, ffn_hidden_size=48, num_attention_heads=4, num_query_groups=2, seq_length=16
 )
-TIED = LLAMA.model_copy(update={"share_embeddings_and_output_weights": True})
+TIED = LLAMA.model_copy(update={"num_layers": 4, "share_embeddings_and_output_weights": True})
 MIXTRAL = ModelSettings.model_validate({**LLAMA.model_dump(), "moe": {"num_experts": 4, "router_topk": 2}})
 VOCAB_SIZE = 101
 BATCH = 4
@@ -58,14 +58,13 @@ def training(job: Job) -> Iterator[Trainer]:
         yield Trainer(job, device)
 
 
-def find_gradient(trainer: Trainer, job: Job, step: int) -> tuple[float, dict[str, float]]:
-    """Compute the gradient of a step on text that depends on the step alone, and return its norms."""
+def find_gradient(trainer: Trainer, job: Job, step: int) -> Gradients:
+    """Compute the gradient of a step on text that depends on the step alone."""
     text = torch.randint(0, VOCAB_SIZE, (BATCH, LLAMA.seq_length + 1), generator=torch.Generator().manual_seed(step))
     own = text.chunk(parallel.data_parallel_size())[parallel.data_parallel_rank()]
     positions = torch.arange(LLAMA.seq_length)[None]
     batches = [Batch(x[None, :-1], x[None, 1:], positions, None) for x in own]
-    found = trainer.gradients(batches, job.plan.at(step))
-    return found.grad_norm, found.grad_norms
+    return trainer.gradients(batches, job.plan.at(step))
 
 
 def train(trainer: Trainer, job: Job, steps: range, rate: float = 1e-2) -> None:
@@ -76,12 +75,12 @@ def train(trainer: Trainer, job: Job, steps: range, rate: float = 1e-2) -> None:
 
 def weights(trainer: Trainer) -> dict[str, Any]:
     """Return this rank's weights by the name that they have in an unsplit model."""
-    decoder = trainer.modules[0]
-    first = decoder.decoder.layers[0].layer_number - 1
     found = {}
-    for name, weight in decoder.named_parameters():
-        is_copy = getattr(weight, "shared", False)  # of a tied embedding, on the last pipeline stage
-        found["embedding.word_embeddings.weight" if is_copy else _moved(name, first)] = weight
+    for chunk in trainer.modules:
+        first = chunk.decoder.layers[0].layer_number - 1
+        for name, weight in chunk.named_parameters():
+            is_copy = getattr(weight, "shared", False)  # of a tied embedding, on the last pipeline stage
+            found["embedding.word_embeddings.weight" if is_copy else _moved(name, first)] = weight
     return found
 
 
@@ -112,7 +111,7 @@ def unsplit(trainer: Trainer, name: str, shard: Tensor) -> Tensor:
     """Return a tensor that has the shape of a weight without tensor parallelism; every rank calls this."""
     group, weight = parallel.tensor_parallel_group(), weights(trainer)[name]
     is_expert = not getattr(weight, "allreduce", True)
-    if is_expert or not getattr(weight, "tensor_model_parallel", False):
+    if is_expert or group.size() == 1 or not getattr(weight, "tensor_model_parallel", False):
         return shard.detach().clone()
     shards = [torch.empty_like(shard) for _ in range(group.size())]
     dist.all_gather(shards, shard.detach().contiguous(), group=group)

@@ -85,7 +85,13 @@ def test_the_average_of_any_layout_can_be_released(
     require_equal(released(tmp_path, "average"), torch.load(tmp_path / "average.pt"))
 
 
-@pytest.mark.parametrize("degrees", [{"tensor_model_parallel_size": 2}, {"pipeline_model_parallel_size": 2}])
+@pytest.mark.parametrize(
+    "degrees",
+    [
+        {"tensor_model_parallel_size": 2},
+        {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2},
+    ],
+)
 def test_the_average_goes_on_from_a_checkpoint_of_another_layout(
     two_processes: TwoProcesses, tmp_path: Path, degrees: dict[str, Any]
 ) -> None:

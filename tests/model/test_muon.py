@@ -1,5 +1,6 @@
 """Muon on real gradients against torch.optim.Muon on the matrices that the exported model has."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.model.optimizing import LLAMA, MIXTRAL, find_gradient, job, stepped, 
 from tests.model.two_processes import TwoProcesses
 
 RATE = 1e-2
+MUON = {"kind": "muon", "clip_grad": 1e9}
 ADAMW_KEEPS = ("embedding", "output_layer", "norm", "router")
 
 
@@ -54,9 +56,6 @@ def check_steps(run: Job) -> None:
             assert (matrix - before[name]).abs().max() > RATE / 10
 
 
-MUON = {"kind": "muon", "clip_grad": 1e9}
-
-
 @pytest.mark.parametrize(
     ("model", "precision"), [(LLAMA, "float32"), (LLAMA, "bf16"), (MIXTRAL, "float32"), (MIXTRAL, "bf16")]
 )
@@ -68,6 +67,7 @@ def test_a_step_is_that_of_torch_on_the_exported_matrices(model: ModelSettings, 
     ("degrees", "model"),
     [
         ({"tensor_model_parallel_size": 2}, LLAMA),
+        ({"data_parallel_size": 2}, LLAMA),
         ({"tensor_model_parallel_size": 2, "sequence_parallel": True}, MIXTRAL),
         ({"data_parallel_size": 2, "expert_model_parallel_size": 2}, MIXTRAL),
     ],
@@ -76,3 +76,20 @@ def test_a_step_is_the_same_when_processes_share_the_matrices(
     two_processes: TwoProcesses, degrees: dict[str, Any], model: ModelSettings
 ) -> None:
     two_processes(check_steps, job(LayoutSettings(**degrees), model, MUON))
+
+
+def write_losses(run: Job, file: Path) -> None:
+    with training(run) as trainer:
+        losses = []
+        for step in range(1, 31):
+            losses.append(find_gradient(trainer, run, step % 5 + 1).loss)
+            trainer.update(1e-3)
+        torch.save(losses, file)
+
+
+def test_tensor_parallelism_leaves_the_loss_curve_as_it_is(two_processes: TwoProcesses, tmp_path: Path) -> None:
+    write_losses(job(optimizer=MUON), tmp_path / "one")
+    two_processes(write_losses, job(LayoutSettings(tensor_model_parallel_size=2), optimizer=MUON), tmp_path / "two")
+    one, two = torch.load(tmp_path / "one"), torch.load(tmp_path / "two")
+    assert one[-1] < one[0] - 0.3
+    assert two == pytest.approx(one, abs=1e-4)
