@@ -21,7 +21,8 @@ from megatron.core.tensor_parallel import gather_from_sequence_parallel_region, 
 from megatron.core.transformer.module import MegatronModule  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
-from model import zigzag  # noqa: E402
+from model import block_attention, zigzag  # noqa: E402
+from model.norm import RMSNorm  # noqa: E402
 
 
 class CausalAttention(MegatronModule):
@@ -88,9 +89,14 @@ class CausalAttention(MegatronModule):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Return `[b, heads, s, d]`; without a mask the last query attends to all keys."""
         length, total = query.shape[2], key.shape[2]
+        dropout = self.config.attention_dropout if self.training else 0.0
+        compiling = torch.compiler.is_compiling()
+        if query.device.type == "cpu" and total <= block_attention.LONGEST and not dropout and not compiling:
+            query, key, value = (x.permute(2, 0, 1, 3) for x in (query, key, value))
+            scale = self.scale or query.shape[-1] ** -0.5
+            return block_attention.attend(query, key, value, mask, scale).permute(1, 2, 0, 3)
         if mask is None and length < total:
             mask = causal_lower_right(length, total)
-        dropout = self.config.attention_dropout if self.training else 0.0
         with self._own_draws() if dropout else contextlib.nullcontext():
             return functional.scaled_dot_product_attention(
                 query,
@@ -126,8 +132,9 @@ class _SwiGLUFunction(torch.autograd.Function):
         gate, up = fused.chunk(2, dim=-1)
         grad_fused = torch.empty_like(fused)
         grad_gate, grad_up = grad_fused.chunk(2, dim=-1)
-        torch.mul(grad, functional.silu(gate), out=grad_up)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        torch.ops.aten.silu.out(gate, out=grad_up).mul_(grad)
+        torch.mul(grad, up, out=grad_gate)
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
         return grad_fused
 
 
@@ -181,16 +188,16 @@ def rotate(x: Tensor, angles: Tensor, interleaved: bool = False) -> Tensor:
 
 
 class Norm:
-    """Makes torch's RMSNorm; Megatron-Core's WrappedTorchNorm keeps it float32 and refuses sequence parallelism.
+    """Makes an RMSNorm; Megatron-Core's WrappedTorchNorm keeps it float32 and refuses sequence parallelism.
 
     A class because Megatron-Core takes a function in a layer spec for a module that is already built.
     """
 
     def __new__(  # type: ignore[misc]
         cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any
-    ) -> torch.nn.RMSNorm:
+    ) -> RMSNorm:
         """Return the norm of `[s, b, hidden_size]` over its last dimension, in the parameters' dtype."""
-        norm = torch.nn.RMSNorm(hidden_size, eps=eps, dtype=config.params_dtype)
+        norm = RMSNorm(hidden_size, eps=eps, dtype=config.params_dtype)
         weight: Any = norm.weight
         weight.sequence_parallel = config.sequence_parallel  # sum its gradient over tensor-parallel processes
         return norm
