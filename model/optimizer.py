@@ -114,9 +114,11 @@ def _frozen(weights: list[torch.nn.Parameter]) -> Iterator[None]:
     """Hide weights from Megatron-Core, which steps all that require a gradient."""
     for weight in weights:
         weight.requires_grad = False
-    yield
-    for weight in weights:
-        weight.requires_grad = True
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad = True
 
 
 def _counts(weight: Any, chunk: DistributedDataParallel) -> bool:
@@ -164,20 +166,10 @@ def apply(optimizer: ChainedOptimizer, settings: PretrainSettings, rate: float, 
         rate: The learning rate of this step.
         grad_norm: The global norm that `gradient_norms` found.
     """
-    _set_hyperparameters(optimizer, settings.optimizer, rate)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_mult"]
+        group["weight_decay"] = settings.optimizer.weight_decay * group["wd_mult"]
     scale = settings.optimizer.clip_grad / (grad_norm + 1e-6)  # as Megatron-Core and torch do it
     if scale < 1:
         torch._foreach_mul_([weight.grad for weight in _stepped(optimizer) if weight.grad is not None], scale)
     optimizer.step_with_ready_grads()
-
-
-def _set_hyperparameters(optimizer: ChainedOptimizer, settings: OptimizerSettings, rate: float) -> None:
-    """Put those of the settings in place of those that a checkpoint may have brought."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_mult"]
-        group["weight_decay"] = settings.weight_decay * group["wd_mult"]
-        if "momentum" in group:
-            group["momentum"] = settings.muon_momentum
-        else:
-            group["betas"] = (settings.adam_beta1, settings.adam_beta2)
-            group["eps"] = settings.adam_eps

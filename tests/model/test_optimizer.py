@@ -66,7 +66,7 @@ def test_adamw_with_clipping_is_that_of_torch() -> None:
             torch.testing.assert_close(weight.detach(), expected[name].detach(), rtol=1e-5, atol=1e-7)
 
 
-def test_hyperparameters_are_those_of_the_settings_also_after_a_checkpoint_brought_others(tmp_path: Path) -> None:
+def test_hyperparameters_are_those_of_the_settings_also_after_a_checkpoint_of_others(tmp_path: Path) -> None:
     with training(job(optimizer={"adam_beta2": 0.99, "adam_eps": 1e-6})) as trainer:
         save(tmp_path / "other", trainer.sharded_state_dict())
     run = job()
