@@ -1,0 +1,220 @@
+"""This machine's part of a job: torch's elastic agent, which starts the processes and starts them again.
+
+All nodes meet at the endpoint (torch's c10d rendezvous), get their ranks and start. What happens then:
+
+- A process fails: its agent ends the others of its node, and those of other nodes fail in their next collective
+  operation. All agents meet again and start all processes, which continue from the newest checkpoint.
+- A node is lost, its agent and processes with it: the others' processes fail as above. A node that sends no sign of
+  life for 15 s is struck off (`_KEEP_ALIVE`; the clocks of the nodes must agree to a few seconds), and the rest wait
+  `join_minutes` for one to take its place.
+- The endpoint's node is lost: the others' agents end, for the rendezvous is gone, and new ones wait for it.
+- A node gives up: it closes the rendezvous, and the others give up too.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous.api import (
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousTimeoutError,
+)
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from model.job import Job
+from model.ranks import RankLogs, last_line
+from model.runtime import LocalLaunch, RuntimeSettings, TorchrunLaunch
+from model.signals import PAUSED, STARTED, TIME_LIMIT
+from model.supervise import Signals, Watch, tell
+from stages.errors import UserError
+from stages.files import read_json
+
+WORKER = ("-W", "ignore", "-m", "model.process", "train")
+"""Python's arguments for one process; the run's folder follows them."""
+_KEEP_ALIVE = {"keep_alive_interval": 5, "keep_alive_max_attempt": 3}
+"""Seconds between a node's signs of life, and how many may fail. Torch's own; a rendezvous is written by all nodes,
+so more of them would slow a large one."""
+
+
+def run(
+    job: Job,
+    runtime: RuntimeSettings,
+    launch: LocalLaunch | TorchrunLaunch,
+    folder: Path,
+    worker: Sequence[str] = WORKER,
+) -> bool:
+    """Run this node's processes to the end of the job in `folder`, continuing what is there.
+
+    Args:
+        job: The job.
+        runtime: How it is carried out, but for:
+        launch: With which nodes.
+        folder: The run's folder, which all nodes share.
+        worker: Python's arguments for one process.
+
+    Returns:
+        Whether rank 0 was here at the end.
+
+    Raises:
+        KeyboardInterrupt: This or another node was told to stop.
+        UserError: The job failed or reached its time limit, or the nodes did not meet.
+    """
+    config = _config(job, launch)
+    logs, signals = RankLogs(folder / "ranks"), Signals()
+    watch = Watch(folder, job.pretrain.layout.world_size, runtime.heartbeat_seconds, logs, signals)
+    os.environ.update(_environment(job))
+    (folder / PAUSED).unlink(missing_ok=True)
+    try:
+        with signals.handled(), contextlib.closing(logs), watch.watching():
+            results = _run_agents(replace(config, logs_specs=logs), logs, [*worker, str(folder)])
+    except SignalException:
+        raise KeyboardInterrupt from None
+    except ChildFailedError as error:
+        if signals.first:
+            raise KeyboardInterrupt from None
+        why = watch.found or _why(error, logs)
+        raise UserError(
+            f"training stopped: {why}. `dvc repro pretrain` continues from the newest checkpoint in '{folder}'."
+        ) from None
+    except RendezvousTimeoutError:
+        raise UserError(
+            f"{config.min_nodes} nodes did not meet at '{config.rdzv_endpoint}' within "
+            f"{config.rdzv_configs['join_timeout'] // 60} minutes; start the stage on all of them, or change "
+            "runtime.launch"
+        ) from None
+    except RendezvousClosedError:
+        raise UserError("another node has given up, and says why; start the stage on all nodes again") from None
+    require_finished(folder)
+    return 0 in results
+
+
+def require_finished(folder: Path) -> None:
+    """Raise if the processes of the run in `folder` saved a checkpoint and ended before the last step.
+
+    Raises:
+        KeyboardInterrupt: They were told to by a signal.
+        UserError: They had reached the time limit.
+    """
+    if (folder / PAUSED).exists():
+        paused = read_json(folder / PAUSED)
+        if paused["reason"] != TIME_LIMIT:
+            raise KeyboardInterrupt
+        raise UserError(
+            f"time limit reached at step {paused['step']} (runtime.time_limit_minutes); "
+            "run `dvc repro pretrain` again to continue"
+        )
+
+
+def _config(job: Job, launch: LocalLaunch | TorchrunLaunch) -> LaunchConfig:
+    world_size = job.pretrain.layout.world_size
+    if isinstance(launch, LocalLaunch):
+        nodes, endpoint, address, join_minutes = 1, "localhost:0", "localhost", 10  # any free port
+    else:
+        nodes, endpoint, join_minutes = launch.nodes, launch.endpoint, launch.join_minutes
+        address = _address(endpoint)
+    if world_size % nodes:
+        raise UserError(
+            f"pretrain.layout makes {world_size} processes, which runtime.launch.nodes = {nodes} nodes cannot share "
+            "equally; change one of them"
+        )
+    return LaunchConfig(
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=world_size // nodes,
+        rdzv_backend="c10d",
+        rdzv_endpoint=endpoint,
+        rdzv_configs={"join_timeout": 60 * join_minutes, **_KEEP_ALIVE},
+        run_id=job.fingerprint(),
+        max_restarts=launch.max_restarts,
+        monitor_interval=0.1,
+        local_addr=address,
+        signals_to_handle="SIGQUIT",  # the others are ours
+    )
+
+
+def _address(endpoint: str) -> str:
+    """Return where other nodes find this one: the endpoint's host if that is here, else the address facing it.
+
+    A node's own name, which torch would take, often means 127.0.1.1 or nothing to other nodes.
+    """
+    host, port = endpoint.rsplit(":", 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, int(port)))  # sends nothing
+        except OSError as error:
+            raise UserError(f"runtime.launch.endpoint '{endpoint}' cannot be reached: {error}; correct it") from None
+        own, peer = probe.getsockname()[0], probe.getpeername()[0]
+    return host if own == peer or own.startswith("127.") else str(own)
+
+
+def _environment(job: Job) -> dict[str, str]:
+    """Return what a process must find in its environment, most of it before it imports torch."""
+    threads = str(job.pretrain.num_threads)
+    columns, lines = shutil.get_terminal_size()
+    return {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic GEMMs on CUDA
+        "CUDA_DEVICE_MAX_CONNECTIONS": "1",  # Megatron-Core's order of communication and GEMMs
+        "DVC_NO_ANALYTICS": "1",  # DVCLive must not call home from a training process
+        "HF_HUB_OFFLINE": "1",  # nor may transformers and lm-eval look for what is not on this machine
+        "HF_DATASETS_OFFLINE": "1",
+        STARTED: str(time.monotonic()),
+        **({"COLUMNS": str(columns), "LINES": str(lines)} if sys.stderr.isatty() else {}),
+        # Torch 2.13 shares the agent's store with the processes, start after start: a restarted process finds the
+        # addresses of dead ones in it, and nodes that stay do not learn of a new first node's. So rank 0 makes one.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
+
+
+def _run_agents(config: LaunchConfig, logs: RankLogs, command: list[str]) -> dict[int, Any]:
+    """Run agents until one ends other than by losing the endpoint's node; return what it says of each rank here."""
+    losses, waiting_since = 0, time.monotonic()
+    while True:
+        starts = logs.starts
+        try:
+            agent = elastic_launch(replace(config, max_restarts=config.max_restarts - losses), sys.executable)
+            results: dict[int, Any] = agent(*command)
+            return results
+        except RendezvousConnectionError:
+            if logs.starts > starts:
+                losses, waiting_since = losses + 1, time.monotonic()
+                tell(f"the node of '{config.rdzv_endpoint}' is lost; waiting for it")
+            if losses > config.max_restarts or time.monotonic() - waiting_since > config.rdzv_configs["join_timeout"]:
+                raise UserError(
+                    f"there is no rendezvous at '{config.rdzv_endpoint}'; start the stage there too, or correct "
+                    "runtime.launch.endpoint"
+                ) from None
+
+
+def _why(error: ChildFailedError, logs: RankLogs) -> str:
+    """Return which rank failed first and how."""
+    rank, failure = min(error.failures.items(), key=lambda item: _when(item[1]))
+    log = logs.paths[failure.local_rank]
+    message = failure.message["message"] if isinstance(failure.message, dict) else failure.message
+    if failure.exitcode > 0 and not Path(failure.error_file).exists():
+        message = last_line(log)
+    return f"rank {rank} ended with exit code {failure.exitcode}: {' '.join(str(message).split())}; its log is '{log}'"
+
+
+def _when(failure: ProcessFailure) -> tuple[float, float]:
+    """Return a key that is least for the failure that caused the others.
+
+    An exception's time is its own, in seconds, and its file's tells which of them was first within one. A death by a
+    signal is dated when the agent sees it, a moment after those that it caused among its peers.
+    """
+    error_file = Path(failure.error_file)
+    if error_file.exists():
+        return failure.timestamp, error_file.stat().st_mtime
+    return failure.timestamp - (0 if failure.exitcode == -signal.SIGTERM else 2), 0
