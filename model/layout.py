@@ -8,7 +8,7 @@ from stages.settings import Settings
 
 
 class LayoutSettings(Settings):
-    """Every degree of parallelism, in Megatron-Core's terms. Their product, without expert parallelism, is processes."""
+    """Every degree of parallelism, in Megatron-Core's terms. The product of all but the experts' is the processes."""
 
     tensor_model_parallel_size: int = Field(default=1, gt=0)
     """Processes that share every matrix (Shoeybi et al. 2019)."""

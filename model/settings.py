@@ -93,7 +93,7 @@ class OptimizerSettings(Settings):
     """How a gradient becomes an update."""
 
     kind: Literal["adamw", "muon"] = "adamw"
-    """AdamW (Loshchilov & Hutter 2019); or Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for the rest."""
+    """AdamW (Loshchilov & Hutter 2019); or Muon (Jordan et al. 2024) for the layers' matrices, AdamW for the rest."""
     weight_decay: float = Field(ge=0)
     """Decay of matrices; norms and biases are not decayed."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -120,7 +120,7 @@ class PhaseSettings(Settings):
     seq_length: int | None = Field(default=None, gt=1)
     """Tokens in one sequence; model.seq_length if null."""
     rotary_base: float | None = Field(default=None, gt=0)
-    """Base of the rotary frequencies from here on (Xiong et al. 2023: raise it for longer context); as before if null."""
+    """Base of the rotary frequencies from here on (Xiong et al. 2023 raise it for longer context); null keeps it."""
 
     @field_validator("blend")
     @classmethod
@@ -170,7 +170,7 @@ class AveragingSettings(Settings):
 
 
 class ReleasedSettings(Settings):
-    """Which checkpoints are results of the run beside the last (Biderman et al. 2023: 0, 1, 2, 4, ... 512, every 1000)."""
+    """Which checkpoints are results beside the last (Biderman et al. 2023: 0, 1, 2, 4, ... 512, then every 1000)."""
 
     powers_until: int = Field(ge=0)
     """Step 0 and every power of two up to this step."""
