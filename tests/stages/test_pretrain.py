@@ -13,7 +13,8 @@ from tests.model import corpus
 def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.chdir(tmp_path)
     corpus.write(tmp_path)
-    return corpus.params()
+    values: dict[str, Any] = corpus.params()
+    return values
 
 
 def job(params: dict[str, Any]) -> Any:
