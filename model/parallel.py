@@ -16,6 +16,7 @@ megatron.install()
 from megatron.core import parallel_state  # noqa: E402 - after install
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed  # noqa: E402
 
+from model import memory  # noqa: E402
 from model.layout import LayoutSettings  # noqa: E402
 from stages.errors import UserError  # noqa: E402
 
@@ -45,6 +46,8 @@ def processes(
     Raises:
         UserError: The number of processes is not the layout's, or the device is not there.
     """
+    if device == "cpu":
+        memory.keep_freed()
     torch.set_num_threads(num_threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs time
