@@ -1,4 +1,4 @@
-"""Two processes for tests of parallelism."""
+"""Processes for tests of parallelism."""
 
 import multiprocessing
 import os
@@ -8,17 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 
-class TwoProcesses:
-    """Two processes that outlive a test, as importing torch and Megatron-Core takes longer than most of them."""
+class Processes:
+    """Processes that outlive a test, as importing torch and Megatron-Core takes longer than most of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
+        self._count = count
         self._pool: Any = None
 
     def __call__(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Call a function in both, with the environment of ranks 0 and 1; raise what one of them raises."""
-        self._pool = self._pool or multiprocessing.get_context("spawn").Pool(2)
-        port = str(free_port())
-        calls = [self._pool.apply_async(_as_rank, (rank, port, function, arguments)) for rank in range(2)]
+        """Call a function in all, each with the environment of its rank; raise what one of them raises."""
+        self._pool = self._pool or multiprocessing.get_context("spawn").Pool(self._count)
+        environment = {"WORLD_SIZE": str(self._count), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+        ranks = range(self._count)
+        calls = [self._pool.apply_async(_as_rank, (rank, environment, function, arguments)) for rank in ranks]
         try:
             while not all(call.ready() for call in calls):
                 for call in calls:
@@ -28,7 +30,7 @@ class TwoProcesses:
             for call in calls:
                 call.get()
         except BaseException:
-            self.close()  # the other rank may wait for the one that failed
+            self.close()  # the other ranks may wait for the one that failed
             raise
 
     def close(self) -> None:
@@ -38,8 +40,15 @@ class TwoProcesses:
             self._pool = None
 
 
-def _as_rank(rank: int, port: str, function: Callable[..., None], arguments: Any) -> None:
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="localhost", MASTER_PORT=port)
+class TwoProcesses(Processes):
+    """Two of them, which most tests need."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+
+def _as_rank(rank: int, environment: dict[str, str], function: Callable[..., None], arguments: Any) -> None:
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
     function(*arguments)
 
 
