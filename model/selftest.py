@@ -128,3 +128,9 @@ def _tie_faults(modules: Sequence[Any]) -> Iterator[str]:
     tied = modules[0] if parallel.is_first_stage() else modules[-1]
     if len(set(_gather(_digest(tied.shared_embedding_or_output_weight()), group))) > 1:
         yield "the tied embedding differs between the first and the last pipeline stage"
+
+
+if __name__ == "__main__":
+    from model.determinism import main
+
+    main()
