@@ -165,6 +165,9 @@ class Checkpoints:
     def release(self, step: int, state: dict[str, Any], progress: Progress | None = None) -> None:
         """Write a checkpoint that is kept, as `released/step-XXXXXXXX`; otherwise as `save`.
 
+        What is written appears in the order of the calls: if every step releases before it saves, a run that continues
+        from a rolling checkpoint has all that were released before it.
+
         Args:
             step: As for `save`.
             state: Of the weights alone, or of everything.

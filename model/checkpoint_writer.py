@@ -70,13 +70,13 @@ class Write:
         self.path = path
         self._partial = path.with_name(path.name + PARTIAL)
         self._documents = documents
-        self._part = _Part([], {})
         self._thread = threading.Thread(target=self._write)
         self._on_first(self._make_folder)
         sharded, common = save_preprocess(state)
         self._common = _by_value(common)
         self._plan = _Plan("torch_dist", 1, thread_count=1)
         self._plan.async_save(sharded, str(self._partial))
+        self._part = _Part([], {}, "its writer ended early") if self._plan.file else _Part([], {})
 
     def begin(self, memory: dict[Place, Tensor]) -> None:
         """Write this rank's file in a thread; return as soon as the state may change.
@@ -224,7 +224,7 @@ class _Part:
     results: list[WriteResult]
     """Where each tensor stands in it."""
     digests: dict[str, digests.Digest]
-    """Of it, by name; of none, if the rank had nothing to write."""
+    """Of it, by name; none, if the rank had nothing to write."""
     failure: str | None = None
     """Why it could not be written."""
 
