@@ -1,6 +1,7 @@
 """An exponential moving average of the weights, kept beside them."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from megatron.core.dist_checkpointing.optimizer import (  # noqa: E402
     get_param_id_to_sharded_param_map,
     make_sharded_optimizer_tensor,
 )
+from megatron.core.dist_checkpointing.serialization import load_sharded_metadata  # noqa: E402
 
 
 class WeightAverage:
@@ -90,6 +92,18 @@ class WeightAverage:
             for average, weight in zip(self._averages, self._weights, strict=True):
                 average.copy_(_master(weight))
         return self._averages
+
+
+def without_missing(state: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return what is wanted of a checkpoint, without an average if it was written by a run that kept none.
+
+    Args:
+        state: A sharded state dict to be filled.
+        path: The checkpoint.
+    """
+    if "average" not in state or any(key.startswith("average.") for key in load_sharded_metadata(str(path))):
+        return state
+    return {name: value for name, value in state.items() if name != "average"}
 
 
 def _master(weight: Any) -> torch.Tensor:

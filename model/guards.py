@@ -12,7 +12,8 @@ LEAST_DEVIATION = 1e-3
 """Share of the mean that counts as one standard deviation where losses vary less: no alarm at the last digits."""
 
 Policy = Literal["stop", "skip", "roll_back"]
-"""End the run; leave out this step's update; or return to the newest checkpoint and leave out the data since."""
+"""End the run; leave out this step's update (but the last step's: there it goes back); or return to the last regular
+checkpoint and leave out the data since."""
 
 
 class SpikeSettings(Settings):

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from model import checkpoint, heartbeat, parallel, random_states, selftest
+from model import checkpoint, heartbeat, parallel, selftest
 from model.checkpoint import Checkpoints
 from model.data import TrainingData
 from model.environment import environment
@@ -27,6 +27,7 @@ from model.log import Row
 from model.meter import Meter
 from model.plan import Step
 from model.progress import Event, Progress
+from model.restart import Restart, nothing
 from model.runtime import RuntimeSettings, read_runtime
 from model.schedule import learning_rate
 from model.settings import FromCheckpoint
@@ -66,7 +67,7 @@ class Run:
     def __init__(self, job: Job, runtime: RuntimeSettings, folder: Path, device: torch.device) -> None:
         self._job, self._plan, self._settings = job, job.plan, job.pretrain
         self._folder = folder
-        self._progress = self._nothing()
+        self._progress = nothing(job)
         self._beat()
         self._trainer = Trainer(job, device)
         interval = job.pretrain.checkpoint_interval
@@ -74,6 +75,7 @@ class Run:
         self._guards = Guards(job.pretrain.guards)
         self._evaluation = Evaluation(job, self._trainer, self._beat)
         self._data = TrainingData(job, folder / "index", runtime.data_workers)
+        self._restart = Restart(job, folder, self._trainer, self._checkpoints)
         self._progress = self._begin()
         self._meter = Meter(job, device)
         self._log = self._open_log(runtime) if parallel.is_first() else None
@@ -173,71 +175,33 @@ class Run:
     # What guards do ---------------------------------------------------------------------------------------------
 
     def _carry_out(self, event: Event, step: Step) -> None:
-        """Stop, leave the update out, or go back, as a guard says."""
+        """Stop, leave the update out, or go back, as a guard says; the last step is never left out."""
         if event.action == "stop":
             raise UserError(
                 f"step {event.step}: {event.value}; lower the learning rate, or change the policy in pretrain.guards"
             )
         self._trainer.discard()
-        if event.action == "roll_back":
-            return self._roll_back(event, step)
-        events = [*self._progress.events, event]
-        self._progress = self._progress.model_copy(
-            update={"step": step.number, "tokens": step.tokens, "events": events}
-        )
-        return self._save(step.number)
+        last = step.number == self._plan.steps  # which has to be taken: the run ends with its measurement
+        if event.action == "roll_back" or last:
+            self._progress = self._restart.before(step, self._progress, event)
+            if self._log:
+                self._log.rewind(self._progress.step)
+        else:
+            events = [*self._progress.events, event]
+            self._progress = self._progress.model_copy(
+                update={"step": step.number, "tokens": step.tokens, "events": events}
+            )
+            self._save(step.number)
 
-    def _roll_back(self, event: Event, step: Step) -> None:
-        """Return to the last regular checkpoint, and leave out the data of the steps since."""
-        before, target = self._progress, self._checkpoints.regular(step.number)
-        progress = self._load(target) if target else self._start()
-        skipped = list(before.skipped_samples)
-        for number in range(target + 1, step.number + 1):
-            left_out = self._plan.at(number)
-            skipped[left_out.phase] += left_out.global_batch_size
-        events = [*before.events, event.model_copy(update={"back_to": target})]
-        self._progress = progress.model_copy(update={"skipped_samples": skipped, "events": events})
-        if self._log:
-            self._log.rewind(target)
-
-    # Beginning, continuing, pausing -----------------------------------------------------------------------------
+    # Beginning and pausing --------------------------------------------------------------------------------------
 
     def _begin(self) -> Progress:
-        newest = self._checkpoints.newest()
-        if newest is not None:
-            return self._load(newest)
-        progress = self._start()
-        selftest.check_layout(self._trainer.modules)
+        continued = self._restart.newest()
+        if continued:
+            return continued
+        progress = self._restart.beginning()
         if self._settings.released and progress.step in self._settings.released:
             self._release(progress.step)
-        return progress
-
-    def _start(self) -> Progress:
-        """Load what the run begins with: its initial weights, or the checkpoint that it branches from."""
-        start = self._settings.start
-        if isinstance(start, FromCheckpoint):
-            return self._branch(Path(start.path))
-        self._trainer.load_weights(checkpoint.load(self._folder / "initial", self._trainer.weights_state_dict()))
-        return self._nothing()
-
-    def _nothing(self) -> Progress:
-        return Progress(step=0, tokens=0, skipped_samples=[0] * len(self._plan.phases), recent_losses=[])
-
-    def _branch(self, path: Path) -> Progress:
-        progress = checkpoint.read_progress(path)
-        if progress.step >= self._plan.steps or self._plan.at(max(1, progress.step)).tokens != progress.tokens:
-            raise UserError(
-                f"'{path}' has seen {progress.tokens} tokens in {progress.step} steps, where this run's phases make "
-                f"{self._plan.steps} steps and another number of tokens; keep the phases, and end later"
-            )
-        wanted = random_states.without_foreign(self._trainer.sharded_state_dict(is_loading=True), path)
-        self._trainer.load_state_dict(checkpoint.load(path, wanted))
-        more = len(self._plan.phases) - len(progress.skipped_samples)
-        return progress.model_copy(update={"skipped_samples": [*progress.skipped_samples, *[0] * more]})
-
-    def _load(self, step: int) -> Progress:
-        state, progress = self._checkpoints.load(step, self._trainer.sharded_state_dict(is_loading=True))
-        self._trainer.load_state_dict(state)
         return progress
 
     def _open_log(self, runtime: RuntimeSettings) -> LiveLog:

@@ -238,7 +238,7 @@ class Trainer:
         """Continue from a checkpoint that was loaded into `sharded_state_dict(is_loading=True)`."""
         self._load_modules(state)
         optimizer_state.load(self.optimizer, state["optimizer"])
-        if self.average:
+        if self.average and "average" in state:
             self.average.load(state["average"])
         if "random_states" in state:
             random_states.restore(state["random_states"])
