@@ -1,6 +1,7 @@
 """One small model trained under any layout: what the tests of layouts run on every rank."""
 
 import argparse
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,13 @@ def job(layout: LayoutSettings | None = None, moe: bool = False, tied: bool = Fa
     return Job.model_validate({"model": model, "pretrain": settings, "shards": shards, "versions": {}})
 
 
+@contextlib.contextmanager
+def training(job: Job) -> Iterator[Trainer]:
+    """Yield a trainer of this process."""
+    with parallel.processes(job.pretrain.layout, "cpu", num_threads=1, seed=job.pretrain.weight_seed) as device:
+        yield Trainer(job, device)
+
+
 def batch(first: int, rows: int, length: int = SEQ_LENGTH) -> Batch:
     """Return windows of the text."""
     windows = torch.stack([TEXT[97 * row :][: length + 1] for row in range(first, first + rows)])
@@ -98,8 +106,7 @@ def scores(trainer: Trainer) -> list[list[float]]:
 
 def follow(job: Job, folder: Path, name: str) -> None:
     """Train from the checkpoint `initial`, then go on from `one`, and write what was seen and both ends."""
-    with parallel.processes(job.pretrain.layout, "cpu", num_threads=1, seed=3) as device:
-        trainer = Trainer(job, device)
+    with training(job) as trainer:
         trainer.load_weights(load(folder / "initial", trainer.weights_state_dict()))
         selftest.check_layout(trainer.modules)
         seen: dict[str, Any] = {"trained": train(trainer, job, range(1, STEPS + 1))}
@@ -114,8 +121,7 @@ def follow(job: Job, folder: Path, name: str) -> None:
 
 def resume(job: Job, folder: Path, name: str, begin: str | None, steps: range) -> None:
     """Train some steps from the checkpoint `begin`, or from `initial`, and write what was seen and the end."""
-    with parallel.processes(job.pretrain.layout, "cpu", num_threads=1, seed=3) as device:
-        trainer = Trainer(job, device)
+    with training(job) as trainer:
         if begin:
             trainer.load_state_dict(load(folder / begin, trainer.sharded_state_dict(is_loading=True)))
         else:
@@ -134,14 +140,13 @@ def _write(path: Path, seen: Any) -> None:
 
 
 def write_initial(job: Job, folder: Path) -> None:
-    """Write the checkpoint `initial`: the weights of the job's seed, unsplit."""
-    with parallel.processes(LayoutSettings(), "cpu", num_threads=1, seed=3) as device:
-        save(folder / "initial", Trainer(job, device).weights_state_dict())
+    """Write the checkpoint `initial`: the weights of a job of one process."""
+    with training(job) as trainer:
+        save(folder / "initial", trainer.weights_state_dict())
 
 
 def move(job: Job, path: Path, moved: Path) -> None:
-    """Load a checkpoint of any layout unsplit, and save it again."""
-    with parallel.processes(LayoutSettings(), "cpu", num_threads=1, seed=4) as device:
-        trainer = Trainer(job, device)
+    """Load a checkpoint of any layout in a job of one process, and save it again."""
+    with training(job) as trainer:
         trainer.load_state_dict(load(path, trainer.sharded_state_dict(is_loading=True)))
         save(moved, trainer.sharded_state_dict())
