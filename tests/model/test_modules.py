@@ -5,8 +5,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model import gemm
-from model.modules import _SwiGLUFunction, rotate
+from model import megatron
+
+megatron.install()
+
+from megatron.core.process_groups_config import ProcessGroupCollection  # noqa: E402 - after install
+
+from model import parallel, zigzag  # noqa: E402
+from model.build import transformer_config  # noqa: E402
+from model.layout import LayoutSettings  # noqa: E402
+from model.modules import CausalAttention, Norm, _SwiGLUFunction, rotate  # noqa: E402
+from model.settings import ModelSettings  # noqa: E402
+from tests.model.two_processes import TwoProcesses  # noqa: E402
 
 
 def swiglu_by_definition(fused: Tensor) -> Tensor:
@@ -47,14 +57,70 @@ def test_a_rotation_keeps_lengths_and_depends_on_distance_alone() -> None:
     assert torch.allclose(turned[1] @ turned[3], turned[2] @ turned[4])
 
 
-def test_linear_layers_on_onednn_give_what_torch_gives() -> None:
+MODEL = ModelSettings(
+    num_layers=1, hidden_size=32, ffn_hidden_size=48, num_attention_heads=4, num_query_groups=2, seq_length=12
+)
+
+
+def causal() -> Tensor:
+    return torch.ones(12, 12, dtype=torch.bool).tril()
+
+
+def two_documents() -> Tensor:
+    mask = causal()
+    mask[5:, :5] = False
+    return mask.expand(2, 1, 12, 12)
+
+
+def inputs() -> tuple[Tensor, ...]:
+    """Query `[s, b, heads, d]`, key and value `[s, b, groups, d]`, and a gradient of the result."""
     generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(shape, generator=generator, requires_grad=True) for shape in ((5, 2, 24), (40, 24)))
-    upstream = torch.randn(5, 2, 40, generator=generator)
-    ours = gemm.Linear.apply(x, weight, None, False, False, False, None, None, None)
-    ours_gradients = torch.autograd.grad(ours, (x, weight), upstream)
-    theirs = x @ weight.t()
-    theirs_gradients = torch.autograd.grad(theirs, (x, weight), upstream)
-    assert "OneDnn" in type(ours.grad_fn).__name__
-    for mine, reference in zip((ours, *ours_gradients), (theirs, *theirs_gradients), strict=True):
-        torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-5)
+    shapes = ((12, 2, 4, 8), (12, 2, 2, 8), (12, 2, 2, 8), (12, 2, 32))
+    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+
+
+def attention_by_definition(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    key, value = (x.repeat_interleave(2, dim=2) for x in (key, value))
+    scores = torch.einsum("sbhd,tbhd->bhst", query, key) / 8**0.5
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+    return torch.einsum("bhst,tbhd->sbhd", weights, value).flatten(2)
+
+
+def attended(attend: Callable[..., Tensor], mask: Tensor | None, rank: int = 0, size: int = 1) -> list[Tensor]:
+    """Return the result for a context-parallel rank's part, and the gradients of its part of the inputs."""
+    *parts, upstream = (zigzag.cut(x, 0, rank, size).requires_grad_() for x in inputs())
+    out = attend(*parts, mask)
+    return [out.detach(), *torch.autograd.grad(out, parts, upstream)]
+
+
+@pytest.mark.parametrize("mask", [None, two_documents()], ids=["causal", "documents"])
+def test_attention_is_that_of_the_definition(mask: Tensor | None) -> None:
+    ours = attended(CausalAttention(transformer_config(MODEL, LayoutSettings(), "float32")), mask)
+    for found, expected in zip(
+        ours, attended(attention_by_definition, causal() if mask is None else mask), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def check_context_parallel(mask: Tensor | None) -> None:
+    layout = LayoutSettings(context_parallel_size=2)
+    with parallel.processes(layout, "cpu", num_threads=1, seed=0):
+        rank = parallel.context_parallel_rank()
+        groups = ProcessGroupCollection.use_mpu_process_groups(["cp"])
+        attention = CausalAttention(transformer_config(MODEL, layout, "float32"), pg_collection=groups)
+        own_rows = None if mask is None else zigzag.cut(mask, 2, rank, 2)
+        ours = attended(attention, own_rows, rank, 2)
+        whole = attended(attention_by_definition, causal() if mask is None else mask)
+        for found, expected in zip(ours, whole, strict=True):
+            torch.testing.assert_close(found, zigzag.cut(expected, 0, rank, 2), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [None, two_documents()], ids=["causal", "documents"])
+def test_attention_over_two_processes_is_that_of_one(two_processes: TwoProcesses, mask: Tensor | None) -> None:
+    two_processes(check_context_parallel, mask)
+
+
+def test_a_norm_is_marked_where_the_sequence_is_split() -> None:
+    for layout in (LayoutSettings(), LayoutSettings(tensor_model_parallel_size=2, sequence_parallel=True)):
+        weight = Norm(transformer_config(MODEL, layout, "float32"), 32).weight
+        assert weight.sequence_parallel == layout.sequence_parallel  # type: ignore[attr-defined]
