@@ -1,4 +1,4 @@
-"""Where a run begins, continues and goes back to: its place in the plan, and the weights and states that belong there."""
+"""Where a run begins, continues and goes back to: its place in the plan, and the weights and states of that place."""
 
 from pathlib import Path
 
