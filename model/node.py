@@ -5,7 +5,7 @@ All nodes meet at the endpoint (torch's c10d rendezvous), get their ranks and st
 - A process fails: its agent ends the others of its node, and those of other nodes fail in their next collective
   operation. All agents meet again and start all processes, which continue from the newest checkpoint.
 - A node is lost, its agent and processes with it: the others' processes fail as above. A node that sends no sign of
-  life for 15 s is struck off (`_KEEP_ALIVE`; the clocks of the nodes must agree to a few seconds), and the rest wait
+  life for 15 s is struck off (`_RENDEZVOUS`; the clocks of the nodes must agree to a few seconds), and the rest wait
   `join_minutes` for one to take its place.
 - The endpoint's node is lost: the others' agents end, for the rendezvous is gone, and new ones wait for it.
 - A node gives up: it closes the rendezvous, and the others give up too.
@@ -18,11 +18,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+from torch.distributed import DistError, DistNetworkError, TCPStore  # type: ignore[attr-defined]  # torch does not list it
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous.api import (
@@ -40,11 +42,13 @@ from model.supervise import Signals, Watch, tell
 from stages.errors import UserError
 from stages.files import read_json
 
-WORKER = ("-W", "ignore", "-m", "model.process", "train")
+WORKER = ("-W", "ignore", "-m", "model.process")
 """Python's arguments for one process; the run's folder follows them."""
-_KEEP_ALIVE = {"keep_alive_interval": 5, "keep_alive_max_attempt": 3}
-"""Seconds between a node's signs of life, and how many may fail. Torch's own; a rendezvous is written by all nodes,
-so more of them would slow a large one."""
+_RENDEZVOUS = {"keep_alive_interval": 5, "keep_alive_max_attempt": 3, "join_timeout": 600, "read_timeout": 30}
+"""Seconds between a node's signs of life, and how many may fail; torch's own, because every node writes the state of
+the rendezvous, and more of them would slow a large one. Seconds to meet, and of one try to connect or to read."""
+_LEAVE_SECONDS = 1.0
+"""Between the end of the endpoint's agent and that of its store, from which the other agents take their leave."""
 
 
 def run(
@@ -118,44 +122,69 @@ def require_finished(folder: Path) -> None:
 
 def _config(job: Job, launch: LocalLaunch | TorchrunLaunch) -> LaunchConfig:
     world_size = job.pretrain.layout.world_size
-    if isinstance(launch, LocalLaunch):
-        nodes, endpoint, address, join_minutes = 1, "localhost:0", "localhost", 10  # any free port
-    else:
-        nodes, endpoint, join_minutes = launch.nodes, launch.endpoint, launch.join_minutes
-        address = _address(endpoint)
+    nodes = launch.nodes if isinstance(launch, TorchrunLaunch) else 1
     if world_size % nodes:
         raise UserError(
             f"pretrain.layout makes {world_size} processes, which runtime.launch.nodes = {nodes} nodes cannot share "
             "equally; change one of them"
         )
-    return LaunchConfig(
+    config = LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,
         nproc_per_node=world_size // nodes,
         rdzv_backend="c10d",
-        rdzv_endpoint=endpoint,
-        rdzv_configs={"join_timeout": 60 * join_minutes, **_KEEP_ALIVE},
+        rdzv_endpoint="localhost:0",  # any free port
+        rdzv_configs=_RENDEZVOUS,
         run_id=job.fingerprint(),
         max_restarts=launch.max_restarts,
         monitor_interval=0.1,
-        local_addr=address,
+        local_addr="localhost",
         signals_to_handle="SIGQUIT",  # the others are ours
     )
+    if isinstance(launch, LocalLaunch):
+        return config
+    # The host is told apart here, so that it can outlive its agent.
+    rendezvous = {**_RENDEZVOUS, "join_timeout": 60 * launch.join_minutes, "is_host": "false"}
+    address = _use_network_of(launch.endpoint)
+    return replace(config, rdzv_endpoint=launch.endpoint, rdzv_configs=rendezvous, local_addr=address)
 
 
-def _address(endpoint: str) -> str:
-    """Return where other nodes find this one: the endpoint's host if that is here, else the address facing it.
+def _use_network_of(endpoint: str) -> str:
+    """Let processes reach each other where they reach the endpoint, and return where the others find this node.
 
-    A node's own name, which torch would take, often means 127.0.1.1 or nothing to other nodes.
+    A node's own name, which torch and gloo would take, often means 127.0.1.1 or nothing to other nodes.
     """
-    host, port = endpoint.rsplit(":", 1)
+    host, port = _host_and_port(endpoint)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((host, int(port)))  # sends nothing
+            probe.connect((host, port))  # sends nothing
         except OSError as error:
             raise UserError(f"runtime.launch.endpoint '{endpoint}' cannot be reached: {error}; correct it") from None
-        own, peer = probe.getsockname()[0], probe.getpeername()[0]
-    return host if own == peer or own.startswith("127.") else str(own)
+        own, peer = str(probe.getsockname()[0]), probe.getpeername()[0]
+    for name, addresses in psutil.net_if_addrs().items():
+        if own in [address.address for address in addresses]:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+    return host if own == peer or own.startswith("127.") else own
+
+
+def _host_and_port(endpoint: str) -> tuple[str, int]:
+    host, port = endpoint.rsplit(":", 1)
+    return host, int(port)
+
+
+@contextlib.contextmanager
+def _rendezvous(config: LaunchConfig) -> Iterator[None]:
+    """Host the rendezvous of several nodes if this is the endpoint's, and a moment longer than the others need it."""
+    host, port = _host_and_port(config.rdzv_endpoint)
+    store = None
+    if port and config.local_addr == host:
+        with contextlib.suppress(DistNetworkError):  # another stage of this machine hosts it, as in a test
+            store = TCPStore(host, port, is_master=True, wait_for_workers=False)
+    try:
+        yield
+    finally:
+        if store:
+            time.sleep(_LEAVE_SECONDS)
 
 
 def _environment(job: Job) -> dict[str, str]:
@@ -184,10 +213,11 @@ def _run_agents(config: LaunchConfig, logs: RankLogs, command: list[str]) -> dic
     while True:
         starts = logs.starts
         try:
-            agent = elastic_launch(replace(config, max_restarts=config.max_restarts - losses), sys.executable)
-            results: dict[int, Any] = agent(*command)
-            return results
-        except RendezvousConnectionError:
+            with _rendezvous(config):
+                agent = elastic_launch(replace(config, max_restarts=config.max_restarts - losses), sys.executable)
+                results: dict[int, Any] = agent(*command)
+                return results
+        except (RendezvousConnectionError, DistError):
             if logs.starts > starts:
                 losses, waiting_since = losses + 1, time.monotonic()
                 tell(f"the node of '{config.rdzv_endpoint}' is lost; waiting for it")
@@ -205,6 +235,8 @@ def _why(error: ChildFailedError, logs: RankLogs) -> str:
     message = failure.message["message"] if isinstance(failure.message, dict) else failure.message
     if failure.exitcode > 0 and not Path(failure.error_file).exists():
         message = last_line(log)
+    if failure.exitcode == -signal.SIGKILL:
+        message = f"{message}, as the kernel does when memory runs out"
     return f"rank {rank} ended with exit code {failure.exitcode}: {' '.join(str(message).split())}; its log is '{log}'"
 
 

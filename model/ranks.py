@@ -1,5 +1,6 @@
 """Where the processes of a node write: a log for each rank and start, and the first rank's also on the screen."""
 
+import contextlib
 import os
 import sys
 import threading
@@ -27,16 +28,17 @@ class Follower:
         self._thread.start()
 
     def _copy(self, path: Path, start: int) -> None:
-        with path.open("rb") as file:
+        with path.open("rb") as file, contextlib.suppress(OSError):  # a lost terminal must not end the run
             file.seek(start)
-            ended = False
+            ended, last = False, b"\n"
             while not ended:
                 ended = self._ended.wait(_POLL_SECONDS)
-                try:
-                    sys.stderr.buffer.write(file.read())
-                    sys.stderr.buffer.flush()
-                except OSError:
-                    return  # the terminal is gone, which must not end the run
+                more = file.read()
+                sys.stderr.buffer.write(more)
+                sys.stderr.buffer.flush()
+                last = more[-1:] or last
+            sys.stderr.buffer.write(b"" if last == b"\n" else b"\n")
+            sys.stderr.buffer.flush()
 
     def close(self) -> None:
         """Copy what is left, and stop."""

@@ -23,12 +23,6 @@ def trace_faults() -> None:
     faulthandler.register(TRACE)
 
 
-def leave_ending_to_the_parent() -> None:
-    """Ignore signals that a rank and all that belongs to it are sent: its helper may be amid a checkpoint."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
 class StopRequest:
     """Whether this process has been asked to end, by a signal or by the clock.
 

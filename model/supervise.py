@@ -137,8 +137,15 @@ class Watch:
 
 
 def workers() -> list[psutil.Process]:
-    """Return the processes of the job that this one has started: its only children while an agent runs."""
-    return psutil.Process().children()
+    """Return the living processes of the job that this one has started: its only children while an agent runs."""
+    return [process for process in psutil.Process().children() if _lives(process)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE  # which it is until the agent looks at it
+    except psutil.NoSuchProcess:
+        return False
 
 
 def send_workers(number: signal.Signals) -> None:

@@ -37,7 +37,9 @@ def job(processes: int = 2) -> Job:
             layout=LayoutSettings(data_parallel_size=processes),
             weight_seed=1,
             data_seed=1,
-            phases={"z": PhaseSettings(tokens=64, blend={"text": 1.0}, global_batch_size=processes)},
+            phases={
+                name: PhaseSettings(tokens=64, blend={"text": 1.0}, global_batch_size=processes) for name in ("z", "a")
+            },
             micro_batch_size=1,
             schedule=ScheduleSettings(style="constant", learning_rate=1e-3, min_learning_rate=1e-3, warmup_steps=0),
             optimizer=OptimizerSettings(weight_decay=0.1),
@@ -142,7 +144,7 @@ FAULTS: dict[str, Callable[[int, int], None]] = {
 
 def start(
     folder: Path, settings: RuntimeSettings, steps: int, seconds: float, **environment: str
-) -> "subprocess.Popen[str]":
+) -> subprocess.Popen[bytes]:
     """Start the stage as a process."""
     folder.mkdir(exist_ok=True)
     arguments = [str(folder), settings.model_dump_json(), str(steps), str(seconds)]
@@ -151,11 +153,10 @@ def start(
         cwd=ROOT,
         env={**os.environ, **environment},
         stderr=subprocess.PIPE,
-        text=True,
     )
 
 
-def wait_for_step(step: int, folder: Path, *stages: "subprocess.Popen[str]") -> None:
+def wait_for_step(step: int, folder: Path, *stages: subprocess.Popen[bytes]) -> None:
     """Return when the job in `folder` has taken the step."""
     deadline = time.monotonic() + 60
     while heartbeat.oldest(folder, 2) is None or step_of(folder) < step:
