@@ -58,8 +58,11 @@ def build_chunks(model: ModelSettings, pretrain: PretrainSettings, vocab_size: i
     virtual = config.virtual_pipeline_model_parallel_size
     stages = [None] if virtual is None else range(virtual)
     chunks = [_chunk(config, model, vocab_size, stage).to(pretrain.device) for stage in stages]
-    for layer in (layer for chunk in chunks for layer in chunk.decoder.layers if pretrain.compile):
-        layer.forward = torch.compile(layer.forward, dynamic=False)
+    if pretrain.compile:
+        # Every pass brings an expert another number of tokens, and a graph is of one shape: they stay as they are.
+        name = "_forward_attention" if model.moe else "forward"
+        for layer in (layer for chunk in chunks for layer in chunk.decoder.layers):
+            setattr(layer, name, torch.compile(getattr(layer, name), dynamic=False))
     return chunks
 
 

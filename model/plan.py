@@ -140,7 +140,9 @@ def check(model: ModelSettings, pretrain: PretrainSettings) -> None:
 
 def _faults(model: ModelSettings, pretrain: PretrainSettings) -> Iterator[str]:
     layout = pretrain.layout
-    split = ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "make_vocab_size_divisible_by", "num_layers")
+    split = ["num_attention_heads", "num_query_groups", "make_vocab_size_divisible_by", "num_layers"]
+    if model.moe is None:
+        split.append("ffn_hidden_size")  # experts are whole
     experts = model.moe.num_experts if model.moe else None
     yield from refusals(layout, {name: getattr(model, name) for name in split}, experts)
     plan = Plan(model, pretrain)
@@ -162,5 +164,26 @@ def _faults(model: ModelSettings, pretrain: PretrainSettings) -> Iterator[str]:
             "pretrain.optimizer.kind = muon needs whole matrices, which layout.distributed_optimizer cuts up; "
             "set one of them otherwise"
         )
-    if pretrain.precision == "fp8" and pretrain.device != "cuda":
+    if pretrain.precision == "fp8":
+        yield from _fp8_faults(model, pretrain, plan)
+
+
+def _fp8_faults(model: ModelSettings, pretrain: PretrainSettings, plan: Plan) -> Iterator[str]:
+    """Yield why Transformer Engine would refuse an fp8 product: both of its widths must be multiples of 16."""
+    if pretrain.device != "cuda":
         yield "pretrain.precision = fp8 needs a GPU and Transformer Engine; choose bf16 or float32"
+    tensor = 1 if model.moe else pretrain.layout.tensor_model_parallel_size
+    head = model.hidden_size // model.num_attention_heads
+    attention = pretrain.layout.tensor_model_parallel_size
+    widths = {
+        "model.hidden_size": model.hidden_size,
+        "the ffn_hidden_size of a process": model.ffn_hidden_size // tensor,
+        "the width of a process's queries": model.num_attention_heads * head // attention,
+        "the width of a process's keys and values": 2 * model.num_query_groups * head // attention,
+    }
+    for phase in plan.phases:
+        tokens = pretrain.micro_batch_size * phase.seq_length // pretrain.layout.context_parallel_size
+        widths[f"the tokens of a micro batch of phase {phase.name}"] = tokens
+    for name, width in widths.items():
+        if width % 16:
+            yield f"pretrain.precision = fp8 needs multiples of 16, and {name} is {width}; change it or choose bf16"
