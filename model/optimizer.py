@@ -42,7 +42,8 @@ def build_optimizer(settings: PretrainSettings, chunks: list[DistributedDataPara
     names = {weight: name for chunk in chunks for name, weight in chunk.named_parameters()}
     muon = list(_muon(settings.optimizer, config, chunks[0], names)) if settings.optimizer.kind == "muon" else []
     with _frozen([weight for of_muon in muon for weight, _ in held(of_muon)]):
-        adamw = get_megatron_optimizer(config, chunks, config_overrides=get_standard_config_overrides(config))
+        overrides = get_standard_config_overrides(config)
+        adamw = get_megatron_optimizer(config, chunks, overrides, use_gloo_process_groups=False)
     optimizer = ChainedOptimizer([*muon, *adamw.chained_optimizers])
     for chained in optimizer.chained_optimizers:
         for weight, stepped in held(chained):

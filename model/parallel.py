@@ -52,11 +52,26 @@ def processes(
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs time
     own = _join(device, alone)
-    if dist.get_world_size() != layout.world_size:
-        raise UserError(
-            f"pretrain.layout needs {layout.world_size} processes, but {dist.get_world_size()} were started; "
-            "start as many as the product of its degrees"
-        )
+    try:
+        if dist.get_world_size() != layout.world_size:
+            raise UserError(
+                f"pretrain.layout needs {layout.world_size} processes, but {dist.get_world_size()} were started; "
+                "start as many as the product of its degrees"
+            )
+        with split(layout, seed):
+            yield own
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def split(layout: LayoutSettings, seed: int) -> Iterator[None]:
+    """Make the groups of a layout out of the processes that have met.
+
+    Args:
+        layout: The degrees.
+        seed: Of what is drawn inside.
+    """
     virtual = layout.virtual_pipeline_model_parallel_size
     parallel_state.initialize_model_parallel(
         layout.tensor_model_parallel_size,
@@ -65,14 +80,14 @@ def processes(
         context_parallel_size=layout.context_parallel_size,
         expert_model_parallel_size=layout.expert_model_parallel_size,
         expert_tensor_parallel_size=1,
+        create_gloo_process_groups=False,  # for checkpoints in a form that is not used here
     )
     try:
         torch.manual_seed(seed)
         model_parallel_cuda_manual_seed(seed)
-        yield own
+        yield
     finally:
         parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()
 
 
 def _join(device: str, alone: bool) -> torch.device:

@@ -1,5 +1,7 @@
 """Every layout trains the same model, and takes up the checkpoints of every other."""
 
+import contextlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -8,10 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from megatron.core.dist_checkpointing.serialization import load_plain_tensors
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from model import parallel
+from model.build import build_chunks
+from model.job import Job
 from model.layout import LayoutSettings
+from model.plan import check
+from stages.errors import UserError
 from tests.model import layouts
 from tests.model.two_processes import Processes
 
@@ -126,3 +134,27 @@ def test_training_with_dropout_goes_on_bit_by_bit(
     straight, resumed = (json.loads((tmp_path / f"{which}.json").read_text()) for which in ("straight", "resumed"))
     assert resumed == straight[2:]
     require_equal(contents(tmp_path / "resumed"), contents(tmp_path / "straight"))
+
+
+@pytest.mark.parametrize("model", ["dense", "moe"])
+def test_whatever_the_rules_let_through_megatron_core_builds(model: str) -> None:
+    names = [name for name in LayoutSettings.model_fields if name.endswith("_size")]
+    built = 0
+    for *degrees, split in itertools.product(*[(1, 2, 4)] * len(names), (False, True)):
+        chosen = LayoutSettings.model_validate(dict(zip(names, degrees, strict=True)) | {"sequence_parallel": split})
+        job = layouts.job(chosen, micro_batch_size=1, **MODELS[model])
+        with contextlib.suppress(UserError):
+            check(job.model, job.pretrain)
+            build_first_part(job)
+            built += 1
+    assert built > 100
+
+
+def build_first_part(job: Job) -> None:
+    """Build what rank 0 would have, with a group in which nobody else is."""
+    dist.init_process_group("fake", rank=0, world_size=job.pretrain.layout.world_size, store=FakeStore())
+    try:
+        with parallel.split(job.pretrain.layout, seed=0):
+            build_chunks(job.model, job.pretrain, job.shards.vocab_size)
+    finally:
+        dist.destroy_process_group()
