@@ -108,9 +108,9 @@ class Trainer:
         loss, z_loss = self._mean(parts).tolist()
         self.optimizer.prepare_grads()
         self._grad_norm, grad_norms = optimizer.gradient_norms(self.optimizer)
-        balance = (
-            experts.balance_loss(self._config.num_layers, micro_batches, self.device) if self._has_experts else None
-        )
+        balance = None
+        if self._has_experts:
+            balance = experts.balance_loss(self._config.num_layers, micro_batches, self.device)
         return Gradients(loss, self._settings.z_loss * z_loss, self._grad_norm, grad_norms, balance)
 
     def update(self, rate: float) -> None:
@@ -160,7 +160,8 @@ class Trainer:
         layout = self._settings.layout
         own = layout.pipeline_model_parallel_size
         size = own * layout.data_parallel_size
-        multiple = 2 * layout.context_parallel_size * layout.tensor_model_parallel_size
+        chunks = 2 * layout.context_parallel_size if layout.context_parallel_size > 1 else 1
+        multiple = chunks * layout.tensor_model_parallel_size
         for group in rounds(batches, size):
             even = evened(group, size, multiple)[own * parallel.data_parallel_rank() :][:own]
             b, s = even[0].tokens.shape
