@@ -1,5 +1,6 @@
 """Starts the processes of a training job, here, on several nodes or through Slurm, and waits for its end."""
 
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from model import node, slurm
 from model.job import Job
 from model.runtime import RuntimeSettings, SlurmLaunch
+from stages.errors import UserError
 from stages.settings import Settings
 
 
@@ -21,7 +23,7 @@ def train(job: Job, runtime: RuntimeSettings, folder: Path, worker: Sequence[str
 
     Returns:
         Whether the results are this process's to write: with `torchrun`, the node that has rank 0 at the end;
-        otherwise yes.
+        otherwise yes. Where they are not, the stage ends after `wait_for_results`.
 
     Raises:
         KeyboardInterrupt: It was told to stop, and has saved a checkpoint if it had begun.
@@ -33,6 +35,21 @@ def train(job: Job, runtime: RuntimeSettings, folder: Path, worker: Sequence[str
         slurm.run(job, runtime.launch, folder, worker)
         return True
     return node.run(job, runtime, runtime.launch, folder, worker)
+
+
+def wait_for_results(folder: Path, seconds: float = 600) -> None:
+    """Wait until the node whose task it is has written the results, the last act of which removes the run's folder.
+
+    The stage of any node may be the one that DVC has started, and DVC looks for the results when it ends.
+
+    Raises:
+        UserError: The folder is still there after some time.
+    """
+    deadline = time.monotonic() + seconds
+    while folder.exists():
+        if time.monotonic() > deadline:
+            raise UserError(f"another node has not written the results of '{folder}', and may say why; run it again")
+        time.sleep(0.5)
 
 
 def _write(path: Path, settings: Settings) -> None:

@@ -7,8 +7,9 @@ All nodes meet at the endpoint (torch's c10d rendezvous), get their ranks and st
 - A node is lost, its agent and processes with it: the others' processes fail as above. A node that sends no sign of
   life for 15 s is struck off (`_RENDEZVOUS`; the clocks of the nodes must agree to a few seconds), and the rest wait
   `join_minutes` for one to take its place.
-- The endpoint's node is lost: the others' agents end, for the rendezvous is gone, and new ones wait for it.
-- A node gives up: it closes the rendezvous, and the others give up too.
+- The endpoint's node is lost: the others' agents end, for the rendezvous is gone, and new ones wait for another.
+- The network fails between nodes: after `heartbeat_seconds` they end their processes, and meet again when they can.
+- A node gives up: it says why in the run's folder and closes the rendezvous, and the others give up too.
 """
 
 import contextlib
@@ -40,15 +41,18 @@ from model.runtime import LocalLaunch, RuntimeSettings, TorchrunLaunch
 from model.signals import PAUSED, STARTED, TIME_LIMIT
 from model.supervise import Signals, Watch, tell
 from stages.errors import UserError
-from stages.files import read_json
+from stages.files import read_json, write_json
 
 WORKER = ("-W", "ignore", "-m", "model.process")
 """Python's arguments for one process; the run's folder follows them."""
+_FAILED = "failed.json"
+"""File in the run's folder by which a node that gives up says `why`; a node that loses the rendezvous closes it too."""
 _RENDEZVOUS = {"keep_alive_interval": 5, "keep_alive_max_attempt": 3, "join_timeout": 600, "read_timeout": 30}
 """Seconds between a node's signs of life, and how many may fail; torch's own, because every node writes the state of
 the rendezvous, and more of them would slow a large one. Seconds to meet, and of one try to connect or to read."""
 _LEAVE_SECONDS = 1.0
-"""Between the end of the endpoint's agent and that of its store, from which the other agents take their leave."""
+"""How much longer the endpoint's store lives than its agent, for the others to take their leave; and how long they
+give a node that leaves to say why."""
 
 
 def run(
@@ -74,31 +78,15 @@ def run(
         KeyboardInterrupt: This or another node was told to stop.
         UserError: The job failed or reached its time limit, or the nodes did not meet.
     """
-    config = _config(job, launch)
-    logs, signals = RankLogs(folder / "ranks"), Signals()
-    watch = Watch(folder, job.pretrain.layout.world_size, runtime.heartbeat_seconds, logs, signals)
+    node = _Node(job, runtime, launch, folder)
     os.environ.update(_environment(job))
-    (folder / PAUSED).unlink(missing_ok=True)
+    for left in (PAUSED, _FAILED):
+        (folder / left).unlink(missing_ok=True)
     try:
-        with signals.handled(), contextlib.closing(logs), watch.watching():
-            results = _run_agents(replace(config, logs_specs=logs), logs, [*worker, str(folder)])
+        with node.signals.handled(), contextlib.closing(node.logs), node.watch.watching():
+            results = node.run([*worker, str(folder)])
     except SignalException:
         raise KeyboardInterrupt from None
-    except ChildFailedError as error:
-        if signals.first:
-            raise KeyboardInterrupt from None
-        why = watch.found or _why(error, logs)
-        raise UserError(
-            f"training stopped: {why}. `dvc repro pretrain` continues from the newest checkpoint in '{folder}'."
-        ) from None
-    except RendezvousTimeoutError:
-        raise UserError(
-            f"{config.min_nodes} nodes did not meet at '{config.rdzv_endpoint}' within "
-            f"{config.rdzv_configs['join_timeout'] // 60} minutes; start the stage on all of them, or change "
-            "runtime.launch"
-        ) from None
-    except RendezvousClosedError:
-        raise UserError("another node has given up, and says why; start the stage on all nodes again") from None
     require_finished(folder)
     return 0 in results
 
@@ -207,25 +195,58 @@ def _environment(job: Job) -> dict[str, str]:
     }
 
 
-def _run_agents(config: LaunchConfig, logs: RankLogs, command: list[str]) -> dict[int, Any]:
-    """Run agents until one ends other than by losing the endpoint's node; return what it says of each rank here."""
-    losses, waiting_since = 0, time.monotonic()
-    while True:
-        starts = logs.starts
-        try:
-            with _rendezvous(config):
-                agent = elastic_launch(replace(config, max_restarts=config.max_restarts - losses), sys.executable)
-                results: dict[int, Any] = agent(*command)
-                return results
-        except (RendezvousConnectionError, DistError):
-            if logs.starts > starts:
+class _Node:
+    """The agents of this node, one after another, and what goes with them."""
+
+    def __init__(self, job: Job, runtime: RuntimeSettings, launch: LocalLaunch | TorchrunLaunch, folder: Path) -> None:
+        self._folder = folder
+        self._config = _config(job, launch)
+        self.logs, self.signals = RankLogs(folder / "ranks"), Signals()
+        world_size = job.pretrain.layout.world_size
+        self.watch = Watch(folder, world_size, runtime.heartbeat_seconds, self.logs, self.signals)
+
+    def run(self, command: list[str]) -> dict[int, Any]:
+        """Run agents until one ends other than by losing the rendezvous; return what it says of each rank here."""
+        config = self._config
+        losses, waiting_since = 0, time.monotonic()
+        while True:
+            starts = self.logs.starts
+            try:
+                with _rendezvous(config):
+                    return self._run_agent(command, config.max_restarts - losses)
+            except RendezvousTimeoutError:
+                raise UserError(
+                    f"{config.min_nodes} nodes did not meet at '{config.rdzv_endpoint}' within "
+                    f"{config.rdzv_configs['join_timeout'] // 60} minutes; start the stage on all of them, or change "
+                    "runtime.launch"
+                ) from None
+            except (RendezvousConnectionError, RendezvousClosedError, DistError):
+                time.sleep(_LEAVE_SECONDS)
+            if (self._folder / _FAILED).exists():
+                raise UserError(f"training stopped on another node: {read_json(self._folder / _FAILED)['why']}")
+            if self.logs.starts > starts:
                 losses, waiting_since = losses + 1, time.monotonic()
-                tell(f"the node of '{config.rdzv_endpoint}' is lost; waiting for it")
+                tell(f"the rendezvous at '{config.rdzv_endpoint}' is lost; waiting for another")
             if losses > config.max_restarts or time.monotonic() - waiting_since > config.rdzv_configs["join_timeout"]:
                 raise UserError(
                     f"there is no rendezvous at '{config.rdzv_endpoint}'; start the stage there too, or correct "
                     "runtime.launch.endpoint"
-                ) from None
+                )
+
+    def _run_agent(self, command: list[str], max_restarts: int) -> dict[int, Any]:
+        config = replace(self._config, max_restarts=max_restarts, logs_specs=self.logs)
+        try:
+            results: dict[int, Any] = elastic_launch(config, sys.executable)(*command)
+            return results
+        except ChildFailedError as error:
+            if self.signals.first:
+                raise KeyboardInterrupt from None
+            why = self.watch.found or _why(error, self.logs)
+            write_json(self._folder / _FAILED, {"why": why})
+            raise UserError(
+                f"training stopped: {why}. `dvc repro pretrain` continues from the newest checkpoint in "
+                f"'{self._folder}'."
+            ) from None
 
 
 def _why(error: ChildFailedError, logs: RankLogs) -> str:

@@ -9,13 +9,15 @@ ended. The job itself reads `job.json` and `runtime.json`, not params.yaml, whic
 - The stage ends, because its login node does: the job goes on. The stage, run again, submits another, which
   waits for the one before (`--dependency=singleton` and the name), finds its last checkpoint, and ends at once.
 
-`sbatch --wait` polls the state of the job, up to half a minute apart, and ends when that is final. A job in the queue
-again is pending, which is not: so it waits on. srun answers TERM by killing its tasks at once, so the signal must
-reach the tasks and not srun, as `--signal` without `B:` does; and the script has no trap, so that `scancel` ends it
-for good.
+`sbatch --wait` asks for the state of the job, up to half a minute apart, and ends when that is final; a job that is
+back in the queue is pending, so it waits on. srun answers TERM by killing its tasks at once: the signal must reach the
+tasks and not srun, as it does by `--signal` without `B:`. The script has no trap, so `scancel` ends it for good.
 
-submitit, which does the same for a pickled Python function, is not used: its handler of the warning signal lives in
-the process that torch's agent needs for its own, and a script of ten lines can be read, and submitted by hand.
+All of this was seen with Slurm 22.05 and two of its nodes on one machine: a time limit, `scancel`, a lost node, a lost
+stage. Not with GPUs, a network file system, cgroups or preemption. The tests have stand-ins for Slurm's commands.
+
+submitit, which does the same for a pickled Python function, is not used: its handler of the warning signal wants the
+process in which torch's agent has its own, and a script of ten lines can be read, and submitted by hand.
 """
 
 import shlex

@@ -92,8 +92,13 @@ class Watch:
         self._folder, self._world_size, self._limit = folder, world_size, limit
         self._logs, self._signals = logs, signals
         self._ended = threading.Event()
-        self.found: str | None = None
-        """What was seen of the last stuck rank, for people; None if there was none."""
+        self._found = (0, "")
+
+    @property
+    def found(self) -> str | None:
+        """What was seen of a stuck rank since the processes were last started, for people; None if there was none."""
+        start, text = self._found
+        return text if start == self._logs.starts and text else None
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -126,11 +131,12 @@ class Watch:
     def _end_stuck(self, now: float) -> None:
         beat = heartbeat.oldest(self._folder, self._world_size)
         if beat and self._limit <= beat.age < now - self._logs.started:
-            self.found = (
+            text = (
                 f"rank {beat.rank}, silent longest, has taken no step for {beat.age:.0f} s since step {beat.step}; "
                 f"the logs in '{self._logs.root_log_dir}' end with where each process was"
             )
-            tell(self.found)
+            self._found = (self._logs.starts, text)
+            tell(text)
             send_workers(TRACE)
             time.sleep(_TRACE_SECONDS)
             send_workers(signal.SIGKILL)

@@ -128,7 +128,7 @@ def raise_error(rank: int, step: int) -> None:
 
 
 def segfault(rank: int, step: int) -> None:
-    if rank == 1 and step >= 3:
+    if (rank, step) == (1, 3):
         import ctypes
 
         ctypes.string_at(0)
@@ -137,7 +137,7 @@ def segfault(rank: int, step: int) -> None:
 FAULTS: dict[str, Callable[[int, int], None]] = {
     "none": lambda rank, step: None,
     "error": raise_error,
-    "segfault": segfault,
+    "one segfault": segfault,
 }
 """What may happen to a process after a step, by the value of COUNTING_FAULT."""
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from model import launch
 from model.job import read_job
+from stages.errors import UserError
 from stages.files import read_json
 from tests.model import counting
 
@@ -21,14 +23,14 @@ Stage = subprocess.Popen[bytes]
 
 def said_at_the_end(stage: Stage) -> str:
     """Wait for a stage that must fail, and return the last line of what it says."""
-    _, errors = stage.communicate(timeout=60)
+    _, errors = stage.communicate(timeout=120)
     assert stage.returncode == 1, errors.decode()
     return errors.decode().splitlines()[-1]
 
 
 def ended_well(stage: Stage) -> str:
     """Wait for a stage that must end well, and return what it says."""
-    _, errors = stage.communicate(timeout=60)
+    _, errors = stage.communicate(timeout=120)
     assert stage.returncode == 0, errors.decode()
     return errors.decode()
 
@@ -37,15 +39,20 @@ def log(folder: Path, rank: int, start: int) -> str:
     return (folder / "ranks" / f"rank-{rank:05d}" / f"{start:04d}.log").read_bytes().decode()
 
 
-def test_a_killed_process_restarts_the_job_from_its_newest_checkpoint(tmp_path: Path) -> None:
-    stage = counting.start(tmp_path, counting.runtime({**LOCAL, "max_restarts": 1}), 40, 0.05)
-    counting.wait_for_step(5, tmp_path, stage)
-    os.kill(counting.pid_of(1, tmp_path), signal.SIGKILL)
-    ended_well(stage)
-    assert read_json(tmp_path / "results.json") == counting.counted(40, 2)
-    assert "\rstep 5" in log(tmp_path, 0, 1)
-    assert "\rstep 40" in log(tmp_path, 0, 2)
-    assert "\rstep 5" not in log(tmp_path, 0, 2), "it began anew"
+def test_a_process_that_crashes_leaves_where_it_was_and_restarts_the_job_from_its_newest_checkpoint(
+    tmp_path: Path,
+) -> None:
+    ended_well(
+        counting.start(
+            tmp_path, counting.runtime({**LOCAL, "max_restarts": 1}), 10, 0.05, COUNTING_FAULT="one segfault"
+        )
+    )
+    assert read_json(tmp_path / "results.json") == counting.counted(10, 2)
+    assert "Fatal Python error: Segmentation fault" in log(tmp_path, 1, 1)
+    assert "in segfault\n" in log(tmp_path, 1, 1)
+    assert "\rstep 3" in log(tmp_path, 0, 1)
+    assert "\rstep 10" in log(tmp_path, 0, 2)
+    assert "\rstep 3" not in log(tmp_path, 0, 2), "it began anew"
 
 
 def test_a_failed_process_is_named_with_its_error_and_its_log(tmp_path: Path) -> None:
@@ -57,36 +64,19 @@ def test_a_failed_process_is_named_with_its_error_and_its_log(tmp_path: Path) ->
     assert not (tmp_path / "results.json").exists()
 
 
-def test_a_crash_of_a_library_leaves_where_it_was(tmp_path: Path) -> None:
-    stage = counting.start(tmp_path, counting.runtime(LOCAL), 40, 0.05, COUNTING_FAULT="segfault")
-    assert "rank 1 ended with exit code -11" in said_at_the_end(stage)
-    assert "Fatal Python error: Segmentation fault" in log(tmp_path, 1, 1)
-    assert "in segfault\n" in log(tmp_path, 1, 1)
-
-
-def test_the_first_rank_is_seen_live_and_byte_for_byte(tmp_path: Path) -> None:
-    stage = counting.start(tmp_path, counting.runtime(LOCAL), 200, 0.05)
+def test_a_job_told_to_stop_saves_and_goes_on_later_with_its_progress_live_on_the_screen(tmp_path: Path) -> None:
+    settings = counting.runtime({**LOCAL, "max_restarts": 3})  # it could restart, and must not
+    stage = counting.start(tmp_path, settings, 200, 0.05)
     assert stage.stderr
     seen = b""
-    while b"\rstep 3" not in seen:
+    while b"\rstep 5" not in seen:
         seen += os.read(stage.stderr.fileno(), 100)
-    assert stage.poll() is None
-    assert counting.step_of(tmp_path) < 200
-    stage.send_signal(signal.SIGTERM)
-    said_at_the_end(stage)
-
-
-def test_a_job_told_to_stop_saves_and_goes_on_later(tmp_path: Path) -> None:
-    # It could restart, and must not.
-    settings = counting.runtime({**LOCAL, "max_restarts": 3})
-    stage = counting.start(tmp_path, settings, 60, 0.05)
-    counting.wait_for_step(5, tmp_path, stage)
     stage.send_signal(signal.SIGTERM)
     assert said_at_the_end(stage).startswith("pretrain: interrupted")
     paused = read_json(tmp_path / "paused.json")
-    assert 5 <= paused["step"] < 60
-    ended_well(counting.start(tmp_path, settings, 60, 0.05))
-    assert read_json(tmp_path / "results.json") == counting.counted(60, 2)
+    assert 5 <= paused["step"] < 200
+    ended_well(counting.start(tmp_path, settings, paused["step"] + 5, 0.05))
+    assert read_json(tmp_path / "results.json") == counting.counted(paused["step"] + 5, 2)
     assert f"\rstep {paused['step']}" in log(tmp_path, 0, 1)
     assert log(tmp_path, 0, 2).startswith(f"\rstep {paused['step'] + 1}")
 
@@ -122,7 +112,7 @@ def test_a_job_at_its_time_limit_says_how_far_it_came_and_is_not_finished(tmp_pa
 
 
 def test_a_stuck_process_restarts_the_job_and_leaves_where_the_others_waited(tmp_path: Path) -> None:
-    stage = counting.start(tmp_path, counting.runtime({**LOCAL, "max_restarts": 1}, heartbeat_seconds=3), 40, 0.05)
+    stage = counting.start(tmp_path, counting.runtime({**LOCAL, "max_restarts": 1}, heartbeat_seconds=6), 40, 0.05)
     counting.wait_for_step(5, tmp_path, stage)
     os.kill(counting.pid_of(1, tmp_path), signal.SIGSTOP)
     said = ended_well(stage)
@@ -142,6 +132,17 @@ def test_a_job_is_written_as_it_is_and_nodes_that_cannot_share_it_are_refused_be
     assert job.fingerprint() == counting.job(3).fingerprint()
     assert list(job.pretrain.phases) == ["z", "a"], "the order of the phases is their meaning"
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["job.json", "runtime.json"]
+
+
+def test_a_node_without_the_first_rank_waits_until_the_results_are_there(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with pytest.raises(UserError, match="another node has not written the results"):
+        launch.wait_for_results(folder, seconds=0.1)
+    subprocess.Popen(["sh", "-c", f"sleep 1; rmdir '{folder}'"])
+    began = time.monotonic()
+    launch.wait_for_results(folder)
+    assert time.monotonic() - began > 0.5
 
 
 def test_launching_imports_torch_only_when_it_is_asked_to() -> None:
