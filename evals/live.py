@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evals.harness import TemplateLM, load_tasks, rolling_windows, run_in_memory
 from evals.tokenizer import load_tokenizer, tokenize
-from model.data import Batch
+from model.data.batches import Batch
 from model.settings import LiveTasks
 from stages.errors import UserError
 

@@ -22,11 +22,12 @@ megatron.install()
 
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder  # noqa: E402 - after install
 
-from model import launch, plan, supervise  # noqa: E402
+from model import plan  # noqa: E402
 from model.job import Job, Shards, versions  # noqa: E402
+from model.launching import launch, supervise  # noqa: E402
+from model.launching.runtime import LocalLaunch, RuntimeSettings  # noqa: E402
 from model.layout import LayoutSettings  # noqa: E402
-from model.log import read, without_timing  # noqa: E402
-from model.runtime import LocalLaunch, RuntimeSettings  # noqa: E402
+from model.logs.log import read, without_timing  # noqa: E402
 from model.settings import ModelSettings, MoESettings, PretrainSettings  # noqa: E402
 from stages.errors import UserError  # noqa: E402
 from stages.files import sha256_file, sha256_tree, write_json  # noqa: E402

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from model.accelerated import implementation
+from model.network.accelerated import implementation
 from model.settings import PretrainSettings
 
 _PACKAGES = ("torch", "megatron-core", "transformers", "numpy", "tokenizers")

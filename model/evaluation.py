@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from model.data import Batch, ValidationData, token_bytes
+from model.data.batches import Batch, ValidationData, token_bytes
 from model.job import Job
 from model.plan import Step
 from model.scoring import Scores

@@ -9,9 +9,10 @@ from pathlib import Path
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from model import checkpoint, unsplit
-from model.decoder import Decoder
+from model.checkpoints import checkpoint
+from model.convert import unsplit
 from model.job import Job
+from model.network.decoder import Decoder
 from model.settings import FromCheckpoint, FromHuggingFace
 from stages.errors import UserError
 
@@ -31,7 +32,9 @@ def initialize(job: Job, folder: Path) -> None:
         decoder = unsplit.build(job.model, job.shards.vocab_size)
         start = job.pretrain.start
         if isinstance(start, FromHuggingFace):
-            from model.from_transformers import read_transformers  # a second of imports that other runs are spared
+            from model.convert.from_transformers import (
+                read_transformers,  # a second of imports that other runs are spared
+            )
 
             read_transformers(Path(start.path), job, decoder)
         elif isinstance(start, FromCheckpoint):

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from model.adamw import FusedAdamW
+from model.optim.adamw import FusedAdamW
 
 _CPU = torch.device("cpu")
 
@@ -132,10 +132,10 @@ def _patch_tensor_methods() -> None:
 
 
 def _route_on_cpu() -> None:
-    """Let the token dispatcher of experts have its split sizes as NumPy arrays, which it makes of CUDA tensors alone."""
+    """Let the dispatcher of tokens have its split sizes as NumPy arrays, which it makes of CUDA tensors alone."""
     from megatron.core.transformer.moe import token_dispatcher
 
-    def sizes(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+    def sizes(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:  # noqa: ARG001 - its signature
         return tensor.numpy() if as_numpy and isinstance(tensor, torch.Tensor) else tensor
 
     token_dispatcher.maybe_move_tensor_to_cpu = sizes

@@ -16,7 +16,7 @@ megatron.install()
 from megatron.core import parallel_state  # noqa: E402 - after install
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed  # noqa: E402
 
-from model import memory  # noqa: E402
+from model.launching import memory  # noqa: E402
 from model.layout import LayoutSettings  # noqa: E402
 from stages.errors import UserError  # noqa: E402
 

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from model import averaging, checkpoint, random_states, selftest
-from model.checkpoint import Checkpoints
+from model import selftest
+from model.checkpoints import checkpoint, random_states
+from model.checkpoints.checkpoint import Checkpoints
 from model.job import Job
+from model.optim import averaging
 from model.plan import Step
 from model.progress import Event, Progress
 from model.settings import FromCheckpoint

@@ -8,8 +8,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from model import parallel, zigzag
-from model.data import Batch
+from model import parallel
+from model.data.batches import Batch
+from model.network import zigzag
 
 Scores = tuple[Tensor, Tensor, Tensor]
 """Labels, their losses in nats, and whether each is the likeliest token, all `[b, s]`."""

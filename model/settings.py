@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from model.guards import GuardSettings
 from model.layout import LayoutSettings
-from model.schedule import ScheduleSettings
+from model.optim.schedule import ScheduleSettings
 from stages.settings import Settings
 
 

@@ -14,24 +14,26 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from model import checkpoint, heartbeat, parallel, selftest
-from model.checkpoint import Checkpoints
-from model.data import TrainingData
+from model import parallel, selftest
+from model.checkpoints import checkpoint
+from model.checkpoints.checkpoint import Checkpoints
+from model.data.batches import TrainingData
 from model.environment import environment
 from model.evaluation import Evaluation
 from model.guards import Guards
 from model.initialize import initialize
 from model.job import Job, read_job
-from model.live import LiveLog
-from model.log import Row
-from model.meter import Meter
+from model.launching import heartbeat
+from model.launching.runtime import RuntimeSettings, read_runtime
+from model.launching.signals import StopRequest
+from model.logs.live import LiveLog
+from model.logs.log import Row
+from model.logs.meter import Meter
+from model.optim.schedule import learning_rate
 from model.plan import Step
 from model.progress import Event, Progress
 from model.restart import Restart, nothing
-from model.runtime import RuntimeSettings, read_runtime
-from model.schedule import learning_rate
 from model.settings import FromCheckpoint
-from model.signals import StopRequest
 from model.trainer import Gradients, Trainer
 from stages.errors import UserError
 from stages.files import write_json

@@ -20,12 +20,15 @@ from megatron.core.distributed import (  # noqa: E402 - after install
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func  # noqa: E402
 from megatron.core.transformer.module import Float16Module  # noqa: E402
 
-from model import experts, optimizer, optimizer_state, parallel, random_states, zigzag  # noqa: E402
-from model.averaging import WeightAverage  # noqa: E402
-from model.build import build_chunks, set_rotary_base  # noqa: E402
-from model.data import Batch  # noqa: E402
+from model import parallel  # noqa: E402
+from model.checkpoints import random_states  # noqa: E402
+from model.data.batches import Batch  # noqa: E402
 from model.job import Job  # noqa: E402
-from model.loss import token_scores  # noqa: E402
+from model.network import experts, zigzag  # noqa: E402
+from model.network.build import build_chunks, set_rotary_base  # noqa: E402
+from model.network.loss import token_scores  # noqa: E402
+from model.optim import optimizer, optimizer_state  # noqa: E402
+from model.optim.averaging import WeightAverage  # noqa: E402
 from model.plan import Phase, Step  # noqa: E402
 from model.scoring import Scores, evened, rounds, shared, unpadded  # noqa: E402
 
@@ -43,7 +46,7 @@ class Gradients:
     grad_norms: dict[str, float]
     """Norms of the gradients of the model's parts."""
     balance_loss: float | None
-    """How unevenly a mixture's experts are used (`model.experts`); None without experts."""
+    """How unevenly a mixture's experts are used (`model.network.experts`); None without experts."""
 
 
 class Trainer:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from model.data import Batch, ValidationData
+from model.data.batches import Batch, ValidationData
 from model.scoring import Scores
 
 

@@ -43,7 +43,7 @@ def main() -> None:
         "loss_difference": settings.max_loss_difference,
     }
 
-    from model.export import export
+    from model.convert.export import export
 
     with output("export") as out:
         parity = export(job, trained, out / "model", settings.num_threads, settings.sequences, limits)

@@ -11,7 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from model import plan
-from model.runtime import RuntimeSettings
+from model.launching.runtime import RuntimeSettings
 from model.settings import ModelSettings, PretrainSettings
 from stages.curate import CurateSettings
 from stages.errors import UserError

@@ -6,7 +6,7 @@ Reads `out/shards` and `out/tokenizer`, and what `pretrain.start` names. Writes 
 - `checkpoint/`: weights, optimizer and all else after the last step, from which another run can branch
 - `checkpoints/`: released ones on the way (`pretrain.released`) and `average/`, the weights' (`pretrain.averaging`)
 - `log.jsonl`: a line a step, with every event; `plots/`
-- `documents.parquet`: which documents each step was trained on (`python -m model.documents STEP`)
+- `documents.parquet`: which documents each step was trained on (`python -m model.data.documents STEP`)
 - `metrics.json`, `run.json`: settings, environment, digests
 
 While it runs, everything stands in `out/pretrain/scratch/<fingerprint>/`, which DVC does not delete: a run that was
@@ -19,10 +19,10 @@ import os
 import shutil
 from pathlib import Path
 
-from model import log, trackers
 from model.job import Job, Shards, versions
+from model.launching.runtime import RuntimeSettings
+from model.logs import log, trackers
 from model.plan import check
-from model.runtime import RuntimeSettings
 from model.settings import ModelSettings, PretrainSettings
 from stages.errors import UserError
 from stages.files import OUT, read_json, require, sha256_file, sha256_tree, write_json, write_jsonl
@@ -40,7 +40,7 @@ def main() -> None:
     scratch = FOLDER / "scratch" / job.fingerprint()[:16]
     scratch.mkdir(parents=True, exist_ok=True)
 
-    from model import launch
+    from model.launching import launch
 
     if launch.train(job, runtime, scratch):
         write_results(job, scratch)
@@ -89,8 +89,8 @@ def _digest_of_start(pretrain: PretrainSettings) -> str | None:
 
 def write_results(job: Job, scratch: Path) -> None:
     """Put the results of a finished run beside its scratch folder, the scratch untouched until all are there."""
-    from model.documents import RECORD
-    from model.record import write_record
+    from model.data.documents import RECORD
+    from model.data.record import write_record
 
     _link_folders(job, scratch)
     rows = log.read(scratch / "log.jsonl")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("stages", "model", "evals", "release")
 GRAPH: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"]
 ORDER = ["snapshot", "curate", "tokenizer", "shards", "pretrain", "export", "evaluate", "release", "publish"]
-STARTED = {"model/launch.py": ["model/process.py"]}
+STARTED = {"model/launching/node.py": ["model/launching/process.py"]}
 """Modules that a module starts as processes of their own; no import names them."""
 
 

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
 from stages.corpus.sources import Source
-from stages.params import PRESETS, SECTIONS
+from stages.params import PRESETS, SECTIONS, check, overlay
 from stages.settings import read_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +63,19 @@ def test_every_parameter_it_names_exists(name: str) -> None:
         value = value[key]
 
 
+EXAMPLES = [YAML(typ="safe").load(block.split("```")[0]) for block in TEXT.split("```yaml\n")[1:]]
+
+
 def test_its_source_is_one_that_the_snapshot_takes() -> None:
-    example = YAML(typ="safe").load(TEXT.split("```yaml\n")[1].split("```")[0])
-    settings = TypeAdapter(dict[str, Source]).validate_json(json.dumps(example["snapshot"]["sources"]))
+    (example,) = (example["snapshot"] for example in EXAMPLES if "snapshot" in example)
+    settings = TypeAdapter(dict[str, Source]).validate_json(json.dumps(example["sources"]))
     assert settings["papers"].domain == "science"
+
+
+def test_its_other_examples_are_valid_parameters() -> None:
+    others = [example for example in EXAMPLES if "snapshot" not in example]
+    assert {section for example in others for section in example} == {"pretrain", "runtime"}
+    for example in others:
+        params = read_yaml(ROOT / "params.yaml")
+        overlay(params, example)
+        check(params, "README.md")

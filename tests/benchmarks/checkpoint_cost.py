@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from model import parallel
-from model.checkpoint import Checkpoints
-from model.data import Batch
+from model.checkpoints.checkpoint import Checkpoints
+from model.data.batches import Batch
+from model.launching.runtime import LocalLaunch, RuntimeSettings
 from model.progress import Progress
-from model.runtime import LocalLaunch, RuntimeSettings
 from model.settings import ModelSettings
 from model.trainer import Trainer
 from tests.model import jobs

@@ -14,14 +14,15 @@ import torch
 
 from evals.questions import ContinuationSettings, HeldOut, ask
 from evals.tasks import write
-from model import checkpoint, parallel
-from model.build import build_model
-from model.data import Batch
-from model.from_transformers import read_transformers
+from model import parallel
+from model.checkpoints import checkpoint
+from model.convert.from_transformers import read_transformers
+from model.data.batches import Batch
 from model.initialize import initialize
 from model.job import Job
 from model.layout import LayoutSettings
-from model.loss import token_scores
+from model.network.build import build_model
+from model.network.loss import token_scores
 from model.settings import LiveTasks, ModelSettings
 from model.trainer import Trainer
 from stages.errors import UserError

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from model import heartbeat
 from model.job import Job, Shards
+from model.launching import heartbeat
+from model.launching.runtime import RuntimeSettings, read_runtime
 from model.layout import LayoutSettings
-from model.runtime import RuntimeSettings, read_runtime
-from model.schedule import ScheduleSettings
+from model.optim.schedule import ScheduleSettings
 from model.settings import ModelSettings, OptimizerSettings, PhaseSettings, PretrainSettings
 from stages import runner
 
@@ -76,7 +76,7 @@ def worker(steps: int, seconds: float, folder: Path) -> None:
     import torch
     import torch.distributed as dist
 
-    from model.signals import StopRequest
+    from model.launching.signals import StopRequest
 
     stop = StopRequest(read_runtime(folder / "runtime.json").time_limit_minutes)
     dist.init_process_group("gloo")
@@ -105,7 +105,7 @@ def worker(steps: int, seconds: float, folder: Path) -> None:
 
 def stage(folder: Path, settings: str, steps: str, seconds: str) -> None:
     """Start the processes, and leave `results.json` if its writing falls to this stage."""
-    from model import launch
+    from model.launching import launch
 
     job_ = job(int(os.environ.get("COUNTING_PROCESSES", "2")))
     command = ("-m", "tests.model.counting", "worker", steps, seconds)
@@ -181,8 +181,8 @@ if __name__ == "__main__":
     if role == "worker":
         from torch.distributed.elastic.multiprocessing.errors import record
 
-        from model.orphans import die_with_parent
-        from model.signals import trace_faults
+        from model.launching.orphans import die_with_parent
+        from model.launching.signals import trace_faults
 
         die_with_parent()
         trace_faults()

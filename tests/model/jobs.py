@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedModel
 
-from model.architectures import architecture
+from model.convert.architectures import architecture
 from model.job import Job, versions
 from model.settings import ModelSettings
 

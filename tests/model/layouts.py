@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 
 from model import parallel, selftest
-from model.checkpoint import load, save
-from model.data import Batch
+from model.checkpoints.checkpoint import load, save
+from model.data.batches import Batch
 from model.job import Job
 from model.layout import LayoutSettings
 from model.plan import Step
@@ -26,11 +26,13 @@ TEXT = torch.tensor(list(Path(argparse.__file__).read_bytes()))
 """A module's source; its bytes are the tokens."""
 
 
-def job(layout: LayoutSettings | None = None, moe: bool = False, tied: bool = False, **pretrain: Any) -> Job:
+def job(
+    layout: LayoutSettings | None = None, layers: int = 2, moe: bool = False, tied: bool = False, **pretrain: Any
+) -> Job:
     """Return a job of `STEPS` steps, and some to go on with."""
     layout = layout or LayoutSettings()
     model = {
-        "num_layers": 2 if moe else 4,
+        "num_layers": layers,
         "hidden_size": 32,
         "ffn_hidden_size": 48,
         "num_attention_heads": 4,

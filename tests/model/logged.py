@@ -3,9 +3,9 @@
 from typing import Any
 
 from model.job import Job
-from model.log import Row
+from model.launching.runtime import RuntimeSettings
+from model.logs.log import Row
 from model.progress import Progress
-from model.runtime import RuntimeSettings
 
 STEPS = 12
 TOKENS = 32

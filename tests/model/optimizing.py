@@ -10,10 +10,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model import parallel
-from model.data import Batch
+from model.data.batches import Batch
 from model.job import Job
 from model.layout import LayoutSettings
-from model.parts import held
+from model.optim.parts import held
 from model.settings import ModelSettings
 from model.trainer import Gradients, Trainer
 

@@ -12,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model import checkpoint, digests, parallel, unsplit
-from model.build import build_model
+from model import parallel
+from model.checkpoints import checkpoint, digests
+from model.convert import unsplit
 from model.initialize import initialize
 from model.job import Job
 from model.layout import LayoutSettings
+from model.network.build import build_model
 from model.settings import ModelSettings
 from stages.errors import UserError
 from stages.files import read_json, sha256_tree, write_json

@@ -15,9 +15,9 @@ from megatron.core.dist_checkpointing.serialization import load_plain_tensors
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from model import parallel
-from model.build import build_chunks
 from model.job import Job
 from model.layout import LayoutSettings
+from model.network.build import build_chunks
 from model.plan import check
 from stages.errors import UserError
 from tests.model import layouts
@@ -60,7 +60,12 @@ def run_on() -> Iterator[Callable[..., None]]:
         pool.close()
 
 
-MODELS: dict[str, dict[str, Any]] = {"dense": {}, "tied": {"tied": True}, "moe": {"moe": True}}
+MODELS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "deep": {"layers": 4},
+    "tied": {"layers": 4, "tied": True},
+    "moe": {"moe": True},
+}
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +84,10 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 CASES = [
-    *(("dense", name) for name in ("tp2", "tp2 sp", "pp2", "pp2 vpp2", "dp2", "dp2 zero", "cp2", "tp4")),
-    *(("dense", name) for name in ("tp2 dp2 zero", "pp2 dp2", "pp2 vpp2 dp2 zero", "tp2 sp cp2", "pp2 cp2")),
-    *(("tied", name) for name in ("tp2 pp2", "pp2 vpp2")),
+    *(("dense", name) for name in ("tp2", "tp2 sp", "pp2", "dp2", "dp2 zero", "cp2", "tp4", "tp2 pp2")),
+    *(("dense", name) for name in ("tp2 dp2 zero", "pp2 dp2", "tp2 sp cp2", "pp2 cp2")),
+    *(("deep", name) for name in ("pp2 vpp2", "pp2 vpp2 dp2 zero")),
+    ("tied", "pp2 vpp2"),
     *(("moe", name) for name in ("tp2 sp", "cp2 ep2", "dp2 ep2 zero", "pp2 dp2 ep2", "tp2 sp dp2 ep4")),
 ]
 
@@ -121,7 +127,7 @@ def require_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tens
 
 @pytest.mark.parametrize(
     ("model", "name"),
-    [("dense", "tp2"), ("dense", "tp2 sp"), ("dense", "pp2 vpp2"), ("dense", "cp2 zero"), ("moe", "dp2 ep2 zero")],
+    [("dense", "tp2"), ("dense", "tp2 sp"), ("deep", "pp2 vpp2"), ("dense", "cp2 zero"), ("moe", "dp2 ep2 zero")],
 )
 def test_training_with_dropout_goes_on_bit_by_bit(
     model: str, name: str, one: Callable[[str], Path], run_on: Callable[..., None], tmp_path: Path
@@ -136,7 +142,7 @@ def test_training_with_dropout_goes_on_bit_by_bit(
     require_equal(contents(tmp_path / "resumed"), contents(tmp_path / "straight"))
 
 
-@pytest.mark.parametrize("model", ["dense", "moe"])
+@pytest.mark.parametrize("model", ["deep", "moe"])
 def test_whatever_the_rules_let_through_megatron_core_builds(model: str) -> None:
     names = [name for name in LayoutSettings.model_fields if name.endswith("_size")]
     built = 0

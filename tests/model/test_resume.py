@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-from model.log import read
+from model.logs.log import read
 from tests.model import corpus
-from tests.model.test_checkpoint import delete_the_digests, flip_a_byte, truncate
+from tests.model.checkpoints.test_checkpoint import delete_the_digests, flip_a_byte, truncate
 from tests.model.test_training import digests, kill_after, start
 
 pytestmark = pytest.mark.e2e
@@ -112,7 +112,7 @@ def ranks_of(process: Process) -> list[psutil.Process]:
 
 def is_rank(process: psutil.Process) -> bool:
     try:
-        return "model.process" in process.cmdline()
+        return "model.launching.process" in process.cmdline()
     except psutil.Error:  # it has ended
         return False
 

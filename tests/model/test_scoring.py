@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.data import Batch
+from model.data.batches import Batch
 from model.scoring import evened, rounds, unpadded
 from tests.model import layouts
 

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 from model import parallel, selftest
-from model.build import build_chunks
 from model.layout import LayoutSettings
+from model.network.build import build_chunks
 from tests.model import layouts
 from tests.model.two_processes import TwoProcesses
 
@@ -62,7 +62,7 @@ def check(
     test: Callable[[Modules], None],
     folder: Path,
 ) -> None:
-    job = layouts.job(layout, moe=model == "moe", tied=model == "tied")
+    job = layouts.job(layout, layers=4, moe=model == "moe", tied=model == "tied")
     with parallel.processes(layout, "cpu", num_threads=1, seed=1):
         torch.manual_seed(parallel.pipeline_rank())
         modules: Modules = list(build_chunks(job.model, job.pretrain, job.shards.vocab_size))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
-from model.llama import llama_config
+from model.convert.llama import llama_config
 from model.plan import check as check_plan
 from model.settings import ModelSettings, PretrainSettings
 from stages.errors import UserError

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from model.accelerated import implementation
-from model.data import Batch
+from model.data.batches import Batch
 from model.job import Job
+from model.network.accelerated import implementation
 from model.trainer import Gradients, Trainer
 from stages.errors import UserError
 from tests.model import layouts

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from model.log import TIMING, read
+from model.logs.log import TIMING, read
 from stages.files import read_json, sha256_file, sha256_tree, write_json
 
 pytestmark = pytest.mark.e2e

@@ -1,0 +1,203 @@
+"""What stands in Megatron-Core's local layer specs in place of its own modules.
+
+Without Transformer Engine its attention, rotation and gated activation write several intermediate tensors each. On a
+CPU, where such passes cost as much as some GEMMs, that makes a training step slower than plain `transformers`.
+"""
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
+
+from model import megatron
+
+megatron.install()
+
+from megatron.core.process_groups_config import ProcessGroupCollection  # noqa: E402 - after install
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region, get_cuda_rng_tracker  # noqa: E402
+from megatron.core.transformer.module import MegatronModule  # noqa: E402
+from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
+
+from model.network import block_attention, zigzag  # noqa: E402
+from model.network.norm import RMSNorm  # noqa: E402
+
+
+class CausalAttention(MegatronModule):
+    """Core attention on torch's scaled_dot_product_attention: causal, grouped queries, within documents if masked.
+
+    Megatron-Core's own DotProductAttention writes all s * s scores: at sequence length 512 on a CPU a whole
+    training step takes 1.7 times as long with it. Under context parallelism every process gathers all keys and values
+    (Llama 3, Dubey et al. 2024, section 3.3.2), for which Megatron-Core needs Transformer Engine.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        softmax_scale: float | None = None,
+        pg_collection: ProcessGroupCollection | None = None,
+        **_: Any,
+    ) -> None:
+        super().__init__(config=config)
+        self.scale = softmax_scale
+        self._context = pg_collection.cp if pg_collection and config.context_parallel_size > 1 else None
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any
+    ) -> Tensor:
+        """Attend causally.
+
+        Args:
+            query: `[s, b, heads, d]` of this tensor-parallel rank.
+            key: `[s, b, groups, d]`.
+            value: `[s, b, groups, d]`.
+            attention_mask: `[b, 1, s, s_total]`, True where this rank's tokens may attend; causal if None.
+
+        Returns:
+            `[s, b, heads * d]`.
+        """
+        s, b, _heads, _d = query.shape
+        if self._context is None:
+            query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
+            out = self._attend(query, key, value, attention_mask)
+        else:
+            key, value = (self._whole(x).permute(1, 2, 0, 3) for x in (key, value))
+            out = self._attend_by_chunk(query.permute(1, 2, 0, 3), key, value, attention_mask)
+        return out.permute(2, 0, 1, 3).reshape(s, b, -1)
+
+    def _whole(self, part: Tensor) -> Tensor:
+        """Return the whole sequence `[s_total, b, groups, d]` of a part; its gradient is summed over the processes."""
+        gathered = gather_from_sequence_parallel_region(part, group=self._context)
+        return zigzag.join(list(gathered.split(len(part))), dim=0)
+
+    def _attend_by_chunk(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend with each of this rank's chunks to the sequence up to its end."""
+        assert self._context is not None
+        chunks = zigzag.chunks_of(self._context.rank(), self._context.size())
+        ends = [(index + 1) * query.shape[2] // 2 for index in chunks]
+        masks = (None, None) if mask is None else mask.chunk(2, dim=2)
+        return torch.cat(
+            [
+                self._attend(chunk, key[:, :, :end], value[:, :, :end], None if own is None else own[..., :end])
+                for chunk, end, own in zip(query.chunk(2, dim=2), ends, masks, strict=True)
+            ],
+            dim=2,
+        )
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Return `[b, heads, s, d]`; without a mask the last query attends to all keys."""
+        length, total = query.shape[2], key.shape[2]
+        dropout = self.config.attention_dropout if self.training else 0.0
+        compiling = torch.compiler.is_compiling()
+        if query.device.type == "cpu" and total <= block_attention.LONGEST and not dropout and not compiling:
+            query, key, value = (x.permute(2, 0, 1, 3) for x in (query, key, value))
+            scale = self.scale or query.shape[-1] ** -0.5
+            return block_attention.attend(query, key, value, mask, scale).permute(1, 2, 0, 3)
+        if mask is None and length < total:
+            mask = causal_lower_right(length, total)
+        with self._own_draws() if dropout else contextlib.nullcontext():
+            return functional.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=mask,
+                is_causal=mask is None,
+                dropout_p=dropout,
+                scale=self.scale,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+
+    def _own_draws(self) -> contextlib.AbstractContextManager[None]:
+        """Let tensor-parallel processes draw different dropout; under sequence parallelism the whole block does."""
+        if self.config.sequence_parallel:
+            return contextlib.nullcontext()
+        draws: contextlib.AbstractContextManager[None] = get_cuda_rng_tracker().fork()
+        return draws
+
+
+class _SwiGLUFunction(torch.autograd.Function):
+    """silu(gate) * up of a fused `[gate; up]`, with a backward that writes the fused gradient in place."""
+
+    @staticmethod
+    def forward(ctx: Any, fused: Tensor) -> Tensor:
+        ctx.save_for_backward(fused)
+        gate, up = fused.chunk(2, dim=-1)
+        return functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (fused,) = ctx.saved_tensors
+        gate, up = fused.chunk(2, dim=-1)
+        grad_fused = torch.empty_like(fused)
+        grad_gate, grad_up = grad_fused.chunk(2, dim=-1)
+        torch.ops.aten.silu.out(gate, out=grad_up).mul_(grad)
+        torch.mul(grad, up, out=grad_gate)
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
+        return grad_fused
+
+
+class SwiGLU(MegatronModule):
+    """The gated activation of the MLP (Shazeer 2020): `[s, b, 2 * f]`, gate then up, to `[s, b, f]`."""
+
+    def forward(self, fused: Tensor) -> Tensor:
+        """Return silu(gate) * up."""
+        if torch.compiler.is_compiling():  # it fuses the passes itself, and cannot trace writes into views
+            gate, up = fused.chunk(2, dim=-1)
+            return functional.silu(gate) * up
+        out: Tensor = _SwiGLUFunction.apply(fused)
+        return out
+
+
+class _RotationFunction(torch.autograd.Function):
+    """Rotation of pairs (i, i + d/2) by given angles; its gradient is the rotation back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotate(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotate(grad, cos, -sin), None, None
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    out = x * cos
+    first, second = x.chunk(2, dim=-1)
+    sin = sin[..., : first.shape[-1]]
+    out_first, out_second = out.chunk(2, dim=-1)
+    out_first.addcmul_(second, sin, value=-1)
+    out_second.addcmul_(first, sin)
+    return out
+
+
+def rotate(x: Tensor, angles: Tensor, interleaved: bool = False) -> Tensor:
+    """Apply rotary positions (Su et al. 2021, equation 34, with the halves of a head as pairs).
+
+    Args:
+        x: `[s, b, heads, d]`.
+        angles: `[s, 1, 1, d]`, the second half as the first.
+        interleaved: Megatron-Core's other layout of pairs; no family here has it.
+    """
+    assert not interleaved and angles.shape[-1] == x.shape[-1]
+    out: Tensor = _RotationFunction.apply(x, angles.cos().to(x.dtype), angles.sin().to(x.dtype))
+    return out
+
+
+class Norm:
+    """Makes an RMSNorm; Megatron-Core's WrappedTorchNorm keeps it float32 and refuses sequence parallelism.
+
+    A class because Megatron-Core takes a function in a layer spec for a module that is already built.
+    """
+
+    def __new__(  # type: ignore[misc]
+        cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any
+    ) -> RMSNorm:
+        """Return the norm of `[s, b, hidden_size]` over its last dimension, in the parameters' dtype."""
+        norm = RMSNorm(hidden_size, eps=eps, dtype=config.params_dtype)
+        weight: Any = norm.weight
+        weight.sequence_parallel = config.sequence_parallel  # sum its gradient over tensor-parallel processes
+        return norm

@@ -1,0 +1,228 @@
+"""Export: the gate that compares, and the stage that writes."""
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from model import parallel
+from model.checkpoints import checkpoint
+from model.convert import export, parity, unsplit
+from model.data.batches import Batch
+from model.job import Job
+from model.layout import LayoutSettings
+from model.network.build import build_model
+from model.network.decoder import Decoder
+from model.settings import ModelSettings
+from stages import export as stage
+from stages.errors import UserError
+from stages.files import read_json, write_json
+from tests.model import corpus, jobs
+from tests.model.two_processes import TwoProcesses
+
+LIMITS = {"max_abs_logit_difference": 1e-4, "loss_difference": 1e-5}
+
+
+@pytest.fixture
+def one_process() -> Iterator[None]:
+    with unsplit.process(num_threads=1, seed=1):
+        yield
+
+
+def batch() -> Batch:
+    tokens = torch.randint(0, jobs.VOCAB_SIZE, (2, 17), generator=torch.Generator().manual_seed(0))
+    return Batch(tokens[:, :-1], tokens[:, 1:], torch.arange(16).expand(2, -1), None)
+
+
+def pair(model: ModelSettings) -> tuple[Decoder, Any]:
+    """Return a random model and its export, with memory of its own."""
+    megatron = unsplit.build(model, jobs.VOCAB_SIZE).eval()
+    return megatron, copy.deepcopy(export.to_model(megatron, model, jobs.job(Path("tokenizer.json"), model).shards))
+
+
+TIED = jobs.LLAMA.model_copy(update={"share_embeddings_and_output_weights": True})
+
+
+@pytest.mark.parametrize("model", [jobs.LLAMA, TIED, jobs.MIXTRAL], ids=["llama", "tied", "mixtral"])
+def test_exported_logits_and_loss_are_those_of_the_trained_model(one_process: None, model: ModelSettings) -> None:
+    found = parity.compare(*pair(model), [batch()])
+    assert found.tokens == 32
+    assert found.max_abs_logit > 0.5
+    assert found.max_abs_logit_difference <= 2e-5
+    assert found.loss_difference <= 1e-6
+    assert found.exceeded(LIMITS) == []
+
+
+def swap_heads(weights: dict[str, Any]) -> None:
+    query = weights["model.layers.1.self_attn.q_proj.weight"]
+    query[:16] = query[:16].flip(0)
+
+
+def swap_gate_and_up(weights: dict[str, Any], layer: int = 2) -> None:
+    gate, up = (weights[f"model.layers.{layer}.mlp.{name}_proj.weight"] for name in ("gate", "up"))
+    gate[:], up[:] = up.clone(), gate.clone()
+
+
+def scale_norm(weights: dict[str, Any]) -> None:
+    weights["model.norm.weight"] *= 1.01
+
+
+def swap_experts(weights: dict[str, Any]) -> None:
+    down = weights["model.layers.1.mlp.experts.down_proj"]
+    down[:2] = down[:2].flip(0)
+
+
+def turn_router(weights: dict[str, Any]) -> None:
+    weights["model.layers.2.mlp.gate.weight"] *= -1
+
+
+WRONG = {
+    "heads": (jobs.LLAMA, swap_heads, "layer 1"),
+    "gate and up": (jobs.LLAMA, swap_gate_and_up, "layer 2"),
+    "norm": (jobs.LLAMA, scale_norm, "the final norm or the output projection"),
+    "experts": (jobs.MIXTRAL, swap_experts, "layer 1"),
+    "router": (jobs.MIXTRAL, turn_router, "layer 2"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_mapping_is_caught_and_located(one_process: None, name: str) -> None:
+    model, change, where = WRONG[name]
+    megatron, exported = pair(model)
+    with torch.no_grad():
+        change(exported.state_dict())
+    found = parity.compare(megatron, exported, [batch()])
+    assert found.max_abs_logit_difference > 1e-3
+    assert found.exceeded(LIMITS)[0].startswith("max_abs_logit_difference is")
+    assert parity.first_difference(megatron, exported, batch(), 1e-4).startswith(where)
+
+
+def test_a_tie_between_experts_is_no_difference(one_process: None) -> None:
+    megatron, exported = pair(jobs.MIXTRAL)
+    with torch.no_grad():
+        for router in (megatron.decoder.layers[1].mlp.router, exported.model.layers[1].mlp.gate):
+            router.weight[1:] = router.weight[1]  # experts 1 to 3 are level
+        exported.model.layers[1].mlp.gate.weight[3] *= 1 + 1e-6
+    assert parity.compare(megatron, exported, [batch()]).max_abs_logit_difference <= 2e-5
+    with torch.no_grad():
+        alone = exported(batch().tokens).logits
+        ours = megatron(batch().tokens, batch().positions, None)[..., : jobs.VOCAB_SIZE]
+    assert (alone - ours).abs().max() > 1e-2
+
+
+def trained(root: Path, monkeypatch: pytest.MonkeyPatch, model: ModelSettings = jobs.LLAMA) -> Job:
+    """Write what the stage reads but the weights: shards of real text, and the record of a run with two phases."""
+    monkeypatch.chdir(root)
+    corpus.write(root)
+    phases = {
+        "main": {"tokens": 1024, "blend": {"code": 1.0}, "global_batch_size": 4},
+        "long": {"tokens": 1024, "blend": {"prose": 1.0}, "global_batch_size": 4, "seq_length": 32, "rotary_base": 5e5},
+    }
+    job = jobs.job(Path("out/tokenizer/tokenizer/tokenizer.json"), model, corpus.VOCAB_SIZE)
+    settings = job.model_dump(mode="json")
+    settings["pretrain"] |= {"phases": phases, "averaging": {"decay": 0.9}}
+    settings["shards"]["tokens"] = "out/shards/tokens"
+    write_json(Path("out/pretrain/run.json"), {"settings": settings})
+    return Job.model_validate(settings)
+
+
+def write_weights(folder: str, layout: LayoutSettings, job: str) -> None:
+    """Write random weights of a job, split."""
+    model = Job.model_validate_json(job).model
+    with parallel.processes(layout, "cpu", num_threads=1, seed=7):
+        metadata = {"dp_cp_group": parallel.data_parallel_group()}
+        chunk = build_model(model, layout, corpus.VOCAB_SIZE)
+        checkpoint.save(Path(folder), {"model": chunk.sharded_state_dict(metadata=metadata)})
+
+
+def write_export_params(root: Path, **changes: Any) -> None:
+    settings = {"num_threads": 1, "sequences": 2, "max_abs_logit_difference": 1e-4, "max_loss_difference": 1e-5}
+    corpus.write_params(root, {"export": settings | changes})
+
+
+LAYOUTS = {
+    "tensor": (jobs.LLAMA, LayoutSettings(tensor_model_parallel_size=2)),
+    "pipeline": (jobs.LLAMA.model_copy(update={"num_layers": 4}), LayoutSettings(pipeline_model_parallel_size=2)),
+    "expert": (jobs.MIXTRAL, LayoutSettings(data_parallel_size=2, expert_model_parallel_size=2)),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_model_of_any_layout_is_exported_as_its_last_phase_leaves_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_processes: TwoProcesses
+) -> None:
+    model, layout = LAYOUTS[name]
+    job = trained(tmp_path, monkeypatch, model)
+    two_processes(write_weights, str(tmp_path / "out/pretrain/checkpoint"), layout, job.model_dump_json())
+    write_export_params(tmp_path)
+    stage.main()
+    folder = Path("out/export/model")
+    assert {file.name for file in folder.iterdir()} >= {"config.json", "generation_config.json", "model.safetensors"}
+    config = read_json(folder / "config.json")
+    assert config["max_position_embeddings"] == 32
+    assert config["rope_parameters"] == {"rope_type": "default", "rope_theta": 5e5}
+    found = read_json(Path("out/export/parity.json"))
+    assert found["max_abs_logit_difference"] <= found["limits"]["max_abs_logit_difference"]
+    assert found["tokens"] == 2 * 2 * 32
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.model_max_length == 32
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder)
+    inputs = tokenizer("def main(", return_tensors="pt")
+    assert loaded.generate(**inputs, max_new_tokens=5, do_sample=False).shape[1] > inputs["input_ids"].shape[1]
+
+
+def test_the_average_is_exported_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = trained(tmp_path, monkeypatch)
+    for name in ("checkpoint", "checkpoints/average"):
+        with unsplit.process(num_threads=1, seed=len(name)):
+            unsplit.save(Path("out/pretrain", name), unsplit.build(job.model, corpus.VOCAB_SIZE))
+    digests = []
+    for weights in ("trained", "averaged"):
+        write_export_params(tmp_path, weights=weights)
+        stage.main()
+        digests.append(read_json(Path("out/export/parity.json"))["weights_sha256"]["model.safetensors"])
+    assert digests[0] != digests[1]
+    with unsplit.process(num_threads=1):
+        average = unsplit.build(job.model, corpus.VOCAB_SIZE)
+        unsplit.load(Path("out/pretrain/checkpoints/average"), average)
+    exported: Any = AutoModelForCausalLM.from_pretrained("out/export/model")
+    assert torch.equal(exported.model.norm.weight, average.decoder.final_layernorm.weight)
+    assert torch.equal(exported.lm_head.weight, average.output_layer.weight[: corpus.VOCAB_SIZE])
+
+
+def test_a_run_without_an_average_has_none_to_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = trained(tmp_path, monkeypatch)
+    without = job.pretrain.model_copy(update={"averaging": None})
+    settings = job.model_copy(update={"pretrain": without}).model_dump(mode="json")
+    write_json(Path("out/pretrain/run.json"), {"settings": settings})
+    write_export_params(tmp_path, weights="averaged")
+    with pytest.raises(UserError, match=r"the run kept no average; set pretrain\.averaging"):
+        stage.main()
+
+
+def test_another_model_than_the_trained_one_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = trained(tmp_path, monkeypatch)
+    with unsplit.process(num_threads=1, seed=1):
+        unsplit.save(Path("out/pretrain/checkpoint"), unsplit.build(job.model, corpus.VOCAB_SIZE))
+    write_export_params(tmp_path)
+
+    def wrong_mapping(*args: Any) -> Any:
+        exported = copy.deepcopy(right(*args))
+        swap_gate_and_up(exported.state_dict(), layer=1)
+        return exported
+
+    right = export.to_model
+    monkeypatch.setattr(export, "to_model", wrong_mapping)
+    with pytest.raises(UserError, match=r"not the trained one: max_abs_logit_difference is .* They part at layer 1"):
+        stage.main()
+    assert not list(tmp_path.glob("out/export*"))
+
+
+def test_a_missing_run_names_the_stage_to_run(workspace: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace("empty"))
+    with pytest.raises(UserError, match=r"'out/pretrain/run.json' is missing.*dvc repro pretrain"):
+        stage.main()

@@ -1,0 +1,75 @@
+"""The weights of Megatron-Core and of `transformers`, there and back, for every architecture."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.convert import unsplit
+from model.convert.architectures import architecture
+from model.convert.export import to_model
+from model.convert.from_transformers import read_transformers
+from model.convert.weight_map import to_megatron, to_transformers
+from model.settings import ModelSettings
+from tests.model import jobs
+
+TIED = jobs.LLAMA.model_copy(update={"share_embeddings_and_output_weights": True})
+MODELS = pytest.mark.parametrize("model", [jobs.LLAMA, TIED, jobs.MIXTRAL], ids=["llama", "tied", "mixtral"])
+TOKENS = torch.randint(0, jobs.VOCAB_SIZE, (2, 16), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process() -> Iterator[None]:
+    with unsplit.process(num_threads=1, seed=1):
+        yield
+
+
+@MODELS
+def test_an_imported_model_has_the_logits_of_the_checkpoint(model: ModelSettings, tmp_path: Path) -> None:
+    theirs: Any = jobs.write_hugging_face(tmp_path, model)
+    ours = unsplit.build(model, jobs.VOCAB_SIZE).eval()
+    read_transformers(tmp_path, jobs.start_from(tmp_path, model), ours)
+    with torch.no_grad():
+        expected = theirs(TOKENS).logits
+        found = ours(TOKENS, torch.arange(16).expand(2, -1), None)[..., : jobs.VOCAB_SIZE]
+    assert expected.abs().max() > 2
+    assert (found - expected).abs().max() <= 2e-5
+
+
+@MODELS
+def test_a_checkpoint_that_is_imported_and_exported_is_the_same_file(model: ModelSettings, tmp_path: Path) -> None:
+    jobs.write_hugging_face(tmp_path / "theirs", model)
+    job = jobs.start_from(tmp_path / "theirs", model)
+    decoder = unsplit.build(model, jobs.VOCAB_SIZE)
+    read_transformers(tmp_path / "theirs", job, decoder)
+    to_model(decoder, model, job.shards).save_pretrained(tmp_path / "again")
+    theirs, again = (tmp_path / name / "model.safetensors" for name in ("theirs", "again"))
+    assert load_file(theirs).keys() == load_file(again).keys()
+    assert theirs.read_bytes() == again.read_bytes()
+
+
+@MODELS
+def test_weights_that_are_exported_and_imported_are_the_same_bits(model: ModelSettings) -> None:
+    decoder = unsplit.build(model, jobs.VOCAB_SIZE)
+    weights = list(architecture(model).weights(model, jobs.VOCAB_SIZE))
+    exported = dict(to_transformers(weights, decoder.state_dict()))
+    again = dict(to_megatron(weights, exported.__getitem__))
+    own = dict(decoder.named_parameters())
+    assert again.keys() == own.keys()
+    for name, weight in own.items():
+        rows = jobs.VOCAB_SIZE if len(weight) == 128 else len(weight)
+        assert torch.equal(again[name][:rows], weight[:rows])
+        assert again[name].shape == weight.shape
+
+
+def test_padding_of_the_vocabulary_is_cut_off_and_repeats_the_last_row() -> None:
+    decoder = unsplit.build(jobs.LLAMA, jobs.VOCAB_SIZE)
+    weights = list(architecture(jobs.LLAMA).weights(jobs.LLAMA, jobs.VOCAB_SIZE))
+    assert len(decoder.state_dict()["output_layer.weight"]) == 128
+    exported = dict(to_transformers(weights, decoder.state_dict()))
+    assert exported["model.embed_tokens.weight"].shape == exported["lm_head.weight"].shape == (jobs.VOCAB_SIZE, 32)
+    table = dict(to_megatron(weights, exported.__getitem__))["output_layer.weight"]
+    assert torch.equal(table[jobs.VOCAB_SIZE :], table[jobs.VOCAB_SIZE - 1].expand(27, -1))

@@ -1,0 +1,95 @@
+"""Muon on real gradients against torch.optim.Muon on the matrices that the exported model has."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.convert.weight_map import query_key_value
+from model.job import Job
+from model.layout import LayoutSettings
+from model.settings import ModelSettings
+from model.trainer import Trainer
+from tests.model.optimizing import LLAMA, MIXTRAL, find_gradient, job, stepped, training, unsplit
+from tests.model.two_processes import TwoProcesses
+
+RATE = 1e-2
+MUON = {"kind": "muon", "clip_grad": 1e9}
+ADAMW_KEEPS = ("embedding", "output_layer", "norm", "router")
+
+
+def exported(trainer: Trainer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of the layers' matrices as `transformers` has them: whole, and each by itself."""
+    found = {}
+    for name, tensor in tensors.items():
+        if not any(part in name for part in ADAMW_KEEPS):
+            for index, matrix in enumerate(_parts(name, unsplit(trainer, name, tensor))):
+                found[f"{name} {index}"] = matrix.clone()
+    return found
+
+
+def _parts(name: str, weight: Tensor) -> Any:
+    if "linear_qkv" in name:
+        return query_key_value(name, ("q", "k", "v"), LLAMA).split(weight)
+    return weight.chunk(2) if "linear_fc1" in name else (weight,)
+
+
+def check_steps(run: Job) -> None:
+    """Take steps beside torch.optim.Muon, which gets the same gradients, and require equal weights."""
+    with training(run) as trainer:
+        held = {name: own for name, (own, _) in stepped(trainer).items()}
+        before = exported(trainer, held)
+        expected = {name: torch.nn.Parameter(matrix.clone()) for name, matrix in before.items()}
+        oracle = torch.optim.Muon(
+            expected.values(), lr=RATE, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        )
+        for step in range(1, 6):
+            find_gradient(trainer, run, step)
+            for name, gradient in exported(trainer, {name: own.grad for name, own in held.items()}).items():
+                expected[name].grad = gradient
+            trainer.update(RATE)
+            oracle.step()
+        for name, matrix in exported(trainer, held).items():
+            assert torch.equal(matrix, expected[name]), name
+            assert (matrix - before[name]).abs().max() > RATE / 10
+
+
+@pytest.mark.parametrize(
+    ("model", "precision"), [(LLAMA, "float32"), (LLAMA, "bf16"), (MIXTRAL, "float32"), (MIXTRAL, "bf16")]
+)
+def test_a_step_is_that_of_torch_on_the_exported_matrices(model: ModelSettings, precision: str) -> None:
+    check_steps(job(model=model, optimizer=MUON, precision=precision))
+
+
+@pytest.mark.parametrize(
+    ("degrees", "model"),
+    [
+        ({"tensor_model_parallel_size": 2}, LLAMA),
+        ({"data_parallel_size": 2}, LLAMA),
+        ({"tensor_model_parallel_size": 2, "sequence_parallel": True}, MIXTRAL),
+        ({"data_parallel_size": 2, "expert_model_parallel_size": 2}, MIXTRAL),
+    ],
+)
+def test_a_step_is_the_same_when_processes_share_the_matrices(
+    two_processes: TwoProcesses, degrees: dict[str, Any], model: ModelSettings
+) -> None:
+    two_processes(check_steps, job(LayoutSettings(**degrees), model, MUON))
+
+
+def write_losses(run: Job, file: Path) -> None:
+    with training(run) as trainer:
+        losses = []
+        for step in range(1, 31):
+            losses.append(find_gradient(trainer, run, step % 5 + 1).loss)
+            trainer.update(1e-3)
+        torch.save(losses, file)
+
+
+def test_tensor_parallelism_leaves_the_loss_curve_as_it_is(two_processes: TwoProcesses, tmp_path: Path) -> None:
+    write_losses(job(optimizer=MUON), tmp_path / "one")
+    two_processes(write_losses, job(LayoutSettings(tensor_model_parallel_size=2), optimizer=MUON), tmp_path / "two")
+    one, two = torch.load(tmp_path / "one"), torch.load(tmp_path / "two")
+    assert one[-1] < one[0] - 0.3
+    assert two == pytest.approx(one, abs=1e-4)
