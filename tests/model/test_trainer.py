@@ -162,7 +162,7 @@ def test_fp8_is_refused_without_transformer_engine() -> None:
 
 
 def test_what_does_the_work_is_told() -> None:
-    assert implementation("cpu")["optimizer"] == "model.adamw.FusedAdamW"
+    assert implementation("cpu")["optimizer"].endswith("FusedAdamW")
     assert set(implementation("cpu")) == {"linear", "attention", "optimizer", "gradient_accumulation"}
 
 
