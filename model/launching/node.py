@@ -27,6 +27,7 @@ from typing import Any
 import psutil
 from torch.distributed import DistError, DistNetworkError, TCPStore  # type: ignore[attr-defined]  # torch does not list it
 from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.api import LogsDest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous.api import (
     RendezvousClosedError,
@@ -189,10 +190,29 @@ def _environment(job: Job) -> dict[str, str]:
         "HF_DATASETS_OFFLINE": "1",
         STARTED: str(time.monotonic()),
         **({"COLUMNS": str(columns), "LINES": str(lines)} if sys.stderr.isatty() else {}),
-        # Torch 2.13 shares the agent's store with the processes, start after start: a restarted process finds the
-        # addresses of dead ones in it, and nodes that stay do not learn of a new first node's. So rank 0 makes one.
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # _Starts makes one
     }
+
+
+class _Starts(RankLogs):
+    """Also makes, at each start, the store in which the processes find each other.
+
+    Torch 2.13 has two ways, and each fails at times. The agent's own store lives on from start to start: restarted
+    processes find the addresses of dead ones in it, and nodes that stay do not learn of a new first node's. Or rank 0
+    makes one, seconds after the agent has chosen its port, which any connection on the machine may then have.
+    """
+
+    _store: TCPStore | None = None
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        """Prepare a start; called by torch with the environments of the processes."""
+        self._store = None
+        for env in envs.values():
+            env["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+            if env["RANK"] == "0":
+                port = int(env["MASTER_PORT"])
+                self._store = TCPStore(env["MASTER_ADDR"], port, is_master=True, wait_for_workers=False)
+        return super().reify(envs)
 
 
 class _Node:
@@ -201,7 +221,7 @@ class _Node:
     def __init__(self, job: Job, runtime: RuntimeSettings, launch: LocalLaunch | TorchrunLaunch, folder: Path) -> None:
         self._folder = folder
         self._config = _config(job, launch)
-        self.logs, self.signals = RankLogs(folder / "ranks"), Signals()
+        self.logs, self.signals = _Starts(folder / "ranks"), Signals()
         world_size = job.pretrain.layout.world_size
         self.watch = Watch(folder, world_size, runtime.heartbeat_seconds, self.logs, self.signals)
 

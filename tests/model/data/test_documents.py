@@ -20,7 +20,7 @@ from stages.errors import UserError  # noqa: E402
 from stages.files import sha256_file, write_json  # noqa: E402
 from tests.model import numbered  # noqa: E402
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEXTS = {"code": ["def one():\n", "two = 2\n" * 9], "prose": ["A short text. " * 6, "Another.", "And a third."]}
 
 
@@ -129,7 +129,7 @@ def test_shards_of_another_run_are_refused(
 
 
 def test_the_command_starts_without_torch_and_ends_with_one_line(job: Job) -> None:
-    check = "import sys, model.documents; print('torch' in sys.modules)"
+    check = "import sys, model.data.documents; print('torch' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
     assert loaded.stdout == "False\n"
     command = [sys.executable, "-m", "model.data.documents", "12", "--out", str(Path("out/pretrain").absolute())]

@@ -15,7 +15,7 @@ from model.job import Job
 from stages.errors import UserError
 from tests.model import numbered
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MEMORY = IndexCache(Path("unused"))
 Documents = dict[str, list[NDArray[np.int64]]]
 

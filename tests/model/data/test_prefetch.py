@@ -8,7 +8,7 @@ import pytest
 
 from model.data.prefetch import Prefetcher
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def double(number: int) -> int:
