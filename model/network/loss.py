@@ -2,7 +2,7 @@
 
 The logits of some tokens are made, turned into losses and at once into gradients of the hidden states and of the table,
 and dropped (the idea of Hsu et al. 2024, Liger Kernel). On a CPU the pieces also stay in its cache: at 4,096 ids the
-whole takes two thirds of the time that separate steps take.
+whole takes 70 % of the time that separate steps take.
 """
 
 from collections.abc import Iterator
@@ -159,6 +159,8 @@ def _losses(logits: Tensor, own: Tensor, mine: Tensor, z_loss: float) -> Tensor:
 def _from_all_ranks(values: Tensor) -> Tensor:
     """Return the values of all tensor-parallel ranks, along a new first dimension."""
     group = parallel.tensor_parallel_group()
+    if group.size() == 1:
+        return values.unsqueeze(0)
     gathered = values.new_empty(group.size() * len(values), *values.shape[1:])
     dist.all_gather_single(gathered, values, group=group)
     return gathered.view(group.size(), *values.shape)

@@ -115,7 +115,8 @@ def test_the_order_depends_on_data_and_seed_alone(tmp_path: Path, documents: Doc
 DIGEST = """
 import hashlib, sys
 from pathlib import Path
-from tests.model import numbered, test_order
+from tests.model import numbered
+from tests.model.data import test_order
 print(hashlib.sha256(test_order.everything(numbered.job(Path(sys.argv[1])))).hexdigest())
 """
 

@@ -146,5 +146,5 @@ def test_a_node_without_the_first_rank_waits_until_the_results_are_there(tmp_pat
 
 
 def test_launching_imports_torch_only_when_it_is_asked_to() -> None:
-    code = "import sys, model.signals, model.runtime, model.process; sys.exit('torch' in sys.modules)"
+    code = "from model.launching import process, runtime, signals; import sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=counting.ROOT).returncode == 0
