@@ -86,7 +86,7 @@ def steps_of_document(record: Path, shards: Path, document: str) -> list[dict[st
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m model.documents", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m model.data.documents", description=(__doc__ or "").split("\n")[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("step", nargs="?", type=int, metavar="STEP", help="a step, counted from 1")
     what.add_argument("--document", metavar="ID", help="the id of a document, as its corpus names it")

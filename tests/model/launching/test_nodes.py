@@ -86,13 +86,13 @@ def test_a_node_that_is_killed_and_started_again_leaves_the_bytes_of_an_undistur
         return subprocess.Popen(command, cwd=root, env=stage_environment, stderr=subprocess.PIPE)
 
     layout = {"data_parallel_size": 2, "distributed_optimizer": True}
-    straight, root = (workspace(name, steps=40, layout=layout, checkpoint_interval=5) for name in ("straight", "nodes"))
+    straight, root = (workspace(name, steps=24, layout=layout, checkpoint_interval=5) for name in ("straight", "nodes"))
     undisturbed = stage(straight)
     change(root, "runtime", launch=two_nodes().launch.model_dump(mode="json"))
     first = stage(root)
     time.sleep(0.5)
     second = stage(root)
-    while max((len(read(log)) for log in root.glob("out/pretrain/scratch/*/log.jsonl")), default=0) < 12:
+    while max((len(read(log)) for log in root.glob("out/pretrain/scratch/*/log.jsonl")), default=0) < 8:
         assert first.poll() is None and second.poll() is None
         time.sleep(0.01)
     second.kill()

@@ -58,7 +58,8 @@ def test_a_package_that_is_missing_is_named_with_the_remedy() -> None:
 
 
 def test_tensorboard_is_found_without_torch() -> None:
-    code = "import sys; from model.logs.trackers import require; require(['tensorboard']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from model.logs.trackers import require; require(['tensorboard']); "
+    code += "sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
 
