@@ -3,6 +3,7 @@
 PYTHON ?= python3.11
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+PARALLEL := -n 3 --dist loadfile  # most of a test is a start of Python; the processes of a file share what it builds
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
@@ -14,10 +15,10 @@ repro: .venv/installed  ## the whole graph, then what came of it
 	python -m release.summary
 
 test: .venv/installed  ## every test
-	python -m pytest
+	python -m pytest $(PARALLEL)
 
 test-unit: .venv/installed  ## the fast tier
-	python -m pytest -m "not e2e"
+	python -m pytest $(PARALLEL) -m "not e2e"
 
 lint: .venv/installed
 	ruff check .
