@@ -25,7 +25,7 @@ from model.initialize import initialize
 from model.job import Job, read_job
 from model.launching import heartbeat
 from model.launching.runtime import RuntimeSettings, read_runtime
-from model.launching.signals import StopRequest
+from model.launching.signals import PAUSED, StopRequest
 from model.logs.live import LiveLog
 from model.logs.log import Row
 from model.logs.meter import Meter
@@ -92,7 +92,7 @@ class Run:
         self._checkpoints.finish()
         if self._trainer.average:
             checkpoint.save(self._folder / "average", self._trainer.averaged_weights_state_dict())
-        return None
+        return dist.barrier()  # a node that leaves long before the others would end the rendezvous under them
 
     def close(self) -> None:
         """End threads and close files."""
@@ -235,7 +235,8 @@ class Run:
         self._checkpoints.finish()
         if self._log:
             self._log.note(f"stopped after step {step}: {reason}")
-            write_json(self._folder / "paused.json", {"step": step, "reason": reason})
+            write_json(self._folder / PAUSED, {"step": step, "reason": reason})
+        dist.barrier()
 
     def _beat(self) -> None:
         heartbeat.beat(self._folder, dist.get_rank(), self._progress.step)

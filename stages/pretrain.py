@@ -46,6 +46,8 @@ def main() -> None:
         write_results(job, scratch)
         print(log.summary(log.read(FOLDER / "timing.jsonl")))
         shutil.rmtree(scratch)
+    else:
+        launch.wait_for_results(scratch)  # DVC may have started this stage, and records what is there when it ends
 
 
 def read_job_from_params() -> Job:
