@@ -87,12 +87,13 @@ class Run:
         while self._progress.step < self._plan.steps:
             reason = self._agreed(stop.requested())
             if reason:
-                return self._pause(reason)
+                self._pause(reason)
+                return
             self._take(self._plan.at(self._progress.step + 1))
         self._checkpoints.finish()
         if self._trainer.average:
             checkpoint.save(self._folder / "average", self._trainer.averaged_weights_state_dict())
-        return dist.barrier()  # a node that leaves long before the others would end the rendezvous under them
+        dist.barrier()  # a node that leaves long before the others would end the rendezvous under them
 
     def close(self) -> None:
         """End threads and close files."""
