@@ -175,29 +175,34 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, angles: Tensor, interleaved: bool = False) -> Tensor:
-    """Apply rotary positions (Su et al. 2021, equation 34, with the halves of a head as pairs).
+    """Apply rotary positions (Su et al. 2021, equation 34, with the halves of what is turned as pairs).
 
     Args:
         x: `[s, b, heads, d]`.
-        angles: `[s, 1, 1, d]`, the second half as the first.
+        angles: `[s, 1, 1, turned]`, the second half as the first; what a head has beyond them stays as it is.
         interleaved: Megatron-Core's other layout of pairs; no family here has it.
     """
-    assert not interleaved and angles.shape[-1] == x.shape[-1]
+    assert not interleaved
+    turned = angles.shape[-1]
+    if turned < x.shape[-1]:
+        return torch.cat((rotate(x[..., :turned], angles), x[..., turned:]), dim=-1)
     out: Tensor = _RotationFunction.apply(x, angles.cos().to(x.dtype), angles.sin().to(x.dtype))
     return out
 
 
 class Norm:
-    """Makes an RMSNorm; Megatron-Core's WrappedTorchNorm keeps it float32 and refuses sequence parallelism.
+    """Makes the norm that a configuration asks for; Megatron-Core's WrappedTorchNorm refuses sequence parallelism.
 
     A class because Megatron-Core takes a function in a layer spec for a module that is already built.
     """
 
     def __new__(  # type: ignore[misc]
         cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any
-    ) -> RMSNorm:
+    ) -> RMSNorm | torch.nn.LayerNorm:
         """Return the norm of `[s, b, hidden_size]` over its last dimension, in the parameters' dtype."""
-        norm = RMSNorm(hidden_size, eps=eps, dtype=config.params_dtype)
-        weight: Any = norm.weight
-        weight.sequence_parallel = config.sequence_parallel  # sum its gradient over tensor-parallel processes
+        make = RMSNorm if config.normalization == "RMSNorm" else torch.nn.LayerNorm
+        norm = make(hidden_size, eps=eps, dtype=config.params_dtype)
+        for weight in norm.parameters():
+            marked: Any = weight
+            marked.sequence_parallel = config.sequence_parallel  # sum its gradient over tensor-parallel processes
         return norm

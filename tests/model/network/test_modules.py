@@ -37,9 +37,18 @@ def angles(x: Tensor) -> Tensor:
     return torch.cat((half, half), dim=-1)
 
 
+def partial_rotation(rotation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return torch.cat((rotation(x[..., :4]), x[..., 4:]), dim=-1)
+
+
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "swiglu": (_SwiGLUFunction.apply, swiglu_by_definition, (3, 2, 10)),
     "rotate": (lambda x: rotate(x, angles(x)), rotation_by_definition, (5, 2, 3, 8)),
+    "rotate half": (
+        lambda x: rotate(x, angles(x[..., :4])),
+        lambda x: partial_rotation(rotation_by_definition, x),
+        (5, 2, 3, 8),
+    ),
 }
 
 
@@ -121,7 +130,11 @@ def test_attention_over_two_processes_is_that_of_one(two_processes: TwoProcesses
     two_processes(check_context_parallel, mask)
 
 
-def test_a_norm_is_marked_where_the_sequence_is_split() -> None:
+@pytest.mark.parametrize("normalization", ["RMSNorm", "LayerNorm"])
+def test_every_weight_of_a_norm_is_marked_where_the_sequence_is_split(normalization: str) -> None:
     for layout in (LayoutSettings(), LayoutSettings(tensor_model_parallel_size=2, sequence_parallel=True)):
-        weight = Norm(transformer_config(MODEL, layout, "float32"), 32).weight
-        assert weight.sequence_parallel == layout.sequence_parallel  # type: ignore[attr-defined]
+        config = transformer_config(MODEL, layout, "float32")
+        config.normalization = normalization
+        marks = {name: weight.sequence_parallel for name, weight in Norm(config, 32).named_parameters()}  # type: ignore[attr-defined]
+        names = ["weight"] if normalization == "RMSNorm" else ["weight", "bias"]
+        assert marks == dict.fromkeys(names, layout.sequence_parallel)
