@@ -23,12 +23,13 @@ megatron.install()
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder  # noqa: E402 - after install
 
 from model import plan  # noqa: E402
+from model.families.family import ModelSettings  # noqa: E402
 from model.job import Job, Shards, versions  # noqa: E402
 from model.launching import launch, supervise  # noqa: E402
 from model.launching.runtime import LocalLaunch, RuntimeSettings  # noqa: E402
 from model.layout import LayoutSettings  # noqa: E402
 from model.logs.log import read, without_timing  # noqa: E402
-from model.settings import ModelSettings, MoESettings, PretrainSettings  # noqa: E402
+from model.settings import PretrainSettings  # noqa: E402
 from stages.errors import UserError  # noqa: E402
 from stages.files import sha256_file, sha256_tree, write_json  # noqa: E402
 from stages.settings import validate  # noqa: E402
@@ -152,15 +153,16 @@ def make_job(root: Path, layout: LayoutSettings, device: str, precision: str, th
 
 def _model(layout: LayoutSettings) -> ModelSettings:
     experts = layout.expert_model_parallel_size
-    return ModelSettings(
-        num_layers=2 * layout.pipeline_model_parallel_size * layout.virtual_pipeline_model_parallel_size,
-        hidden_size=128,
-        ffn_hidden_size=384,
-        num_attention_heads=8,
-        num_query_groups=8,
-        seq_length=128,
-        moe=MoESettings(num_experts=2 * experts, router_topk=2) if experts > 1 else None,
-    )
+    shape = {
+        "num_layers": 2 * layout.pipeline_model_parallel_size * layout.virtual_pipeline_model_parallel_size,
+        "hidden_size": 128,
+        "ffn_hidden_size": 384,
+        "num_attention_heads": 8,
+        "num_query_groups": 8,
+        "seq_length": 128,
+    }
+    mixture = {"family": "mixtral", "moe": {"num_experts": 2 * experts, "router_topk": 2}}
+    return ModelSettings.model_validate({**shape, **(mixture if experts > 1 else {"family": "llama"})})
 
 
 def _shards(root: Path) -> Shards:

@@ -9,8 +9,11 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+from pydantic import SerializeAsAny
+
+from model.families.family import ModelSettings
 from model.plan import Plan
-from model.settings import ModelSettings, PretrainSettings
+from model.settings import PretrainSettings
 from stages.settings import Settings
 
 VERSIONS_THAT_MATTER = ("torch", "megatron-core", "numpy")
@@ -39,7 +42,7 @@ class Shards(Settings):
 class Job(Settings):
     """Everything that decides the bytes of a run."""
 
-    model: ModelSettings
+    model: SerializeAsAny[ModelSettings]
     """Shape."""
     pretrain: PretrainSettings
     """Training."""

@@ -8,8 +8,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from model.families.family import ModelSettings
 from model.layout import batch_refusals, length_refusals, refusals
-from model.settings import ModelSettings, PretrainSettings
+from model.settings import PretrainSettings
 from stages.errors import UserError
 
 
@@ -140,11 +141,8 @@ def check(model: ModelSettings, pretrain: PretrainSettings) -> None:
 
 def _faults(model: ModelSettings, pretrain: PretrainSettings) -> Iterator[str]:
     layout = pretrain.layout
-    split = ["num_attention_heads", "num_query_groups", "make_vocab_size_divisible_by", "num_layers"]
-    if model.moe is None:
-        split.append("ffn_hidden_size")  # experts are whole
-    experts = model.moe.num_experts if model.moe else None
-    yield from refusals(layout, {name: getattr(model, name) for name in split}, experts)
+    experts = model.experts.num_experts if model.experts else None
+    yield from refusals(layout, {**model.split_sizes(), "num_layers": model.num_layers}, experts)
     plan = Plan(model, pretrain)
     for seq_length in sorted({phase.seq_length for phase in plan.phases}):
         yield from length_refusals(layout, seq_length)
@@ -172,8 +170,8 @@ def _fp8_faults(model: ModelSettings, pretrain: PretrainSettings, plan: Plan) ->
     """Yield why Transformer Engine would refuse an fp8 product: both of its widths must be multiples of 16."""
     if pretrain.device != "cuda":
         yield "pretrain.precision = fp8 needs a GPU and Transformer Engine; choose bf16 or float32"
-    tensor = 1 if model.moe else pretrain.layout.tensor_model_parallel_size
-    head = model.hidden_size // model.num_attention_heads
+    tensor = 1 if model.experts else pretrain.layout.tensor_model_parallel_size
+    head = model.head_dim
     attention = pretrain.layout.tensor_model_parallel_size
     widths = {
         "model.hidden_size": model.hidden_size,

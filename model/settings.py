@@ -1,92 +1,14 @@
-"""What a model is and how it is trained. Imports no torch."""
+"""How a model is trained. What it is stands in `model/families/`. Imports no torch."""
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from model.guards import GuardSettings
 from model.layout import LayoutSettings
 from model.optim.schedule import ScheduleSettings
 from stages.settings import Settings
-
-
-class MoESettings(Settings):
-    """A mixture of experts in every layer (Jiang et al. 2024, Mixtral: softmax over the chosen experts)."""
-
-    num_experts: int = Field(gt=1)
-    """Experts of a layer; each is a gated MLP of ffn_hidden_size."""
-    router_topk: int = Field(gt=0)
-    """Experts that a token visits."""
-    aux_loss_coefficient: float = Field(default=0.01, ge=0)
-    """Weight of the loss that balances the experts."""
-
-    @model_validator(mode="after")
-    def _topk_exists(self) -> Self:
-        if self.router_topk > self.num_experts:
-            raise ValueError(f"router_topk {self.router_topk} is above num_experts {self.num_experts}; lower it")
-        return self
-
-
-class ModelSettings(Settings):
-    """A Llama decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU (Touvron et al. 2023)."""
-
-    num_layers: int = Field(gt=0)
-    """Transformer layers."""
-    hidden_size: int = Field(gt=0)
-    """Width of the residual stream."""
-    ffn_hidden_size: int = Field(gt=0)
-    """Width of the gated MLP."""
-    num_attention_heads: int = Field(gt=0)
-    """Query heads; each is hidden_size / num_attention_heads wide."""
-    num_query_groups: int = Field(gt=0)
-    """Key and value heads, shared by equal groups of query heads (Ainslie et al. 2023)."""
-    seq_length: int = Field(gt=1)
-    """Tokens in one training sequence, and the longest context of the exported model."""
-    rotary_base: float = Field(default=10000.0, gt=0)
-    """Base of the rotary frequencies (`rope_theta`)."""
-    layernorm_epsilon: float = Field(default=1e-5, gt=0)
-    """Added to the mean square in RMSNorm."""
-    share_embeddings_and_output_weights: bool = False
-    """Whether the output projection is the embedding table."""
-    init_method_std: float = Field(default=0.02, gt=0)
-    """Standard deviation of initial weights; projections back into the residual are divided by sqrt(2 * num_layers)."""
-    moe: MoESettings | None = None
-    """A mixture of experts in place of each MLP (Mixtral), or none."""
-    make_vocab_size_divisible_by: int = Field(default=128, gt=0)
-    """The embedding table is padded to this multiple, whatever the layout, so that every layout has the same table."""
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}; "
-                "choose a multiple"
-            )
-        if (self.hidden_size // self.num_attention_heads) % 2:
-            raise ValueError("the width of a head must be even for rotary positions; change num_attention_heads")
-        if self.num_attention_heads % self.num_query_groups:
-            raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} is not divisible by num_query_groups "
-                f"{self.num_query_groups}; choose a divisor"
-            )
-        return self
-
-    def padded_vocab_size(self, vocab_size: int) -> int:
-        """Return the number of rows of the embedding table for a tokenizer of `vocab_size` ids."""
-        multiple = self.make_vocab_size_divisible_by
-        return math.ceil(vocab_size / multiple) * multiple
-
-    def num_parameters(self, vocab_size: int) -> int:
-        """Return the number of weights of the exported model (no vocabulary padding)."""
-        head = self.hidden_size // self.num_attention_heads
-        attention = self.hidden_size * head * (2 * self.num_attention_heads + 2 * self.num_query_groups)
-        mlp = 3 * self.hidden_size * self.ffn_hidden_size
-        if self.moe:
-            mlp = self.moe.num_experts * (mlp + self.hidden_size)  # and a row of the router
-        layer = attention + mlp + 2 * self.hidden_size
-        tables = vocab_size * self.hidden_size * (1 if self.share_embeddings_and_output_weights else 2)
-        return self.num_layers * layer + tables + self.hidden_size
 
 
 class OptimizerSettings(Settings):

@@ -60,7 +60,7 @@ class Trainer:
     def __init__(self, job: Job, device: torch.device) -> None:
         self._settings = settings = job.pretrain
         self._vocab_size = job.shards.vocab_size
-        self._has_experts = job.model.moe is not None
+        self._has_experts = job.model.experts is not None
         self.device = device
         self.modules = build_chunks(job.model, settings, self._vocab_size)
         """This rank's runs of layers, first to last."""

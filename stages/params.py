@@ -11,8 +11,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from model import plan
+from model.families.family import ModelSettings
 from model.launching.runtime import RuntimeSettings
-from model.settings import ModelSettings, PretrainSettings
+from model.settings import PretrainSettings
 from stages.curate import CurateSettings
 from stages.errors import UserError
 from stages.evaluate import EvaluateSettings

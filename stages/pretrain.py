@@ -19,11 +19,12 @@ import os
 import shutil
 from pathlib import Path
 
+from model.families.family import ModelSettings
 from model.job import Job, Shards, versions
 from model.launching.runtime import RuntimeSettings
 from model.logs import log, trackers
 from model.plan import check
-from model.settings import ModelSettings, PretrainSettings
+from model.settings import PretrainSettings
 from stages.errors import UserError
 from stages.files import OUT, read_json, require, sha256_file, sha256_tree, write_json, write_jsonl
 from stages.runner import run
@@ -135,9 +136,11 @@ def _link_folders(job: Job, scratch: Path) -> None:
 
 
 def _metrics(job: Job, rows: list[log.Row]) -> dict[str, object]:
+    from model.counts import counts
+
     last = rows[-1]
     return {
-        "parameters": job.model.num_parameters(job.shards.vocab_size),
+        "parameters": counts(job.model, job.shards.vocab_size).total,
         "steps": last["step"],
         "tokens": last["tokens"],
         "train_loss": last["loss"],

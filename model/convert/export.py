@@ -11,14 +11,14 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from model.convert import unsplit
-from model.convert.architectures import architecture
+from model.convert.config import Ids, model_class, to_config
 from model.convert.parity import Parity, compare, first_difference
-from model.convert.weight_map import to_transformers
 from model.data.batches import Batch, ValidationData
+from model.families.family import ModelSettings
+from model.families.weights import tensors
 from model.job import Job, Shards
 from model.network.decoder import Decoder
 from model.plan import final_model
-from model.settings import ModelSettings
 from stages.errors import UserError
 from stages.files import read_json, write_json
 
@@ -48,7 +48,7 @@ def export(job: Job, trained: Path, folder: Path, num_threads: int, sequences: i
         megatron = unsplit.build(model, job.shards.vocab_size).eval()
         unsplit.load(trained, megatron)
         write_transformers(megatron, model, job.shards, folder)
-        exported = architecture(model).model_class.from_pretrained(folder, dtype=torch.float32).eval()
+        exported = model_class(model).from_pretrained(folder, dtype=torch.float32).eval()
         batches = list(_validation(job, model.seq_length, sequences))
         parity = compare(megatron, exported, batches)
         exceeded = parity.exceeded(limits)
@@ -75,10 +75,12 @@ def write_transformers(megatron: Decoder, model: ModelSettings, shards: Shards, 
 
 def to_model(megatron: Decoder, model: ModelSettings, shards: Shards) -> PreTrainedModel:
     """Return the `transformers` model with the weights of an unsplit model."""
-    chosen = architecture(model)
-    weights = dict(to_transformers(chosen.weights(model, shards.vocab_size), megatron.state_dict()))
-    config = chosen.config(model, shards.vocab_size, shards.end_of_document, shards.pad)
-    loaded: Any = chosen.model_class.from_pretrained(
+    own = megatron.state_dict()
+    weights: dict[str, torch.Tensor] = {}
+    for weight in model.weights(shards.vocab_size):
+        weights.update(tensors(weight, own[weight.megatron]))
+    config = to_config(model, Ids(shards.vocab_size, shards.end_of_document, shards.pad))
+    loaded: Any = model_class(model).from_pretrained(
         None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
     )
     exported: PreTrainedModel = loaded[0]  # in evaluation mode

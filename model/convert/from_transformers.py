@@ -8,33 +8,17 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
-from transformers import PreTrainedConfig
 
-from model.convert.architectures import architecture
-from model.convert.weight_map import Weight, to_megatron
+from model.convert.config import from_config, read
+from model.families.family import ModelSettings
+from model.families.weights import Weight, fill
+from model.families.weights import tensors as weight_tensors
 from model.job import Job
 from model.network.decoder import Decoder
-from model.settings import ModelSettings
 from stages.errors import UserError
-from stages.files import read_json
 
-SETTINGS = {
-    "num_hidden_layers": "model.num_layers",
-    "hidden_size": "model.hidden_size",
-    "intermediate_size": "model.ffn_hidden_size",
-    "num_attention_heads": "model.num_attention_heads",
-    "num_key_value_heads": "model.num_query_groups",
-    "head_dim": "model.hidden_size / model.num_attention_heads",
-    "rms_norm_eps": "model.layernorm_epsilon",
-    "rope_theta": "model.rotary_base",
-    "tie_word_embeddings": "model.share_embeddings_and_output_weights",
-    "num_local_experts": "model.moe.num_experts",
-    "num_experts_per_tok": "model.moe.router_topk",
-    "vocab_size": "the shards' vocabulary",
-}
-"""What a configuration and params.yaml must agree on. The longest context is not in it: no weight depends on it."""
-FIXED = ("hidden_act", "attention_bias", "mlp_bias", "rope_type", "sliding_window")
-"""What a configuration says of which the model has one form alone."""
+FREE = {"seq_length", "init_method_std", "make_vocab_size_divisible_by", "aux_loss_coefficient"}
+"""Settings that a model and the one it starts from need not share: no weight depends on them."""
 DTYPES = ("F32", "BF16", "F16")
 """Types that float32 holds exactly, as safetensors names them."""
 DERIVED = ".rotary_emb.inv_freq"
@@ -62,47 +46,41 @@ def read_transformers(folder: Path, job: Job, decoder: Decoder) -> None:
     """
     _check_config(folder, job)
     _check_tokenizer(folder, Path(job.shards.tokenizer))
-    weights = list(architecture(job.model).weights(job.model, job.shards.vocab_size))
+    weights = list(job.model.weights(job.shards.vocab_size))
     own = {name: weight for name, weight in decoder.state_dict().items() if isinstance(weight, torch.Tensor)}
     assert own.keys() == {weight.megatron for weight in weights}
     with contextlib.ExitStack() as files:
         tensors = _open(folder, files)
         _check_tensors(folder, tensors, dict(_shapes(weights, own)), job.model)
-        for name, value in to_megatron(weights, lambda name: tensors[name].file.get_tensor(name)):
-            own[name].copy_(value)
+        for weight in weights:
+            fill(weight, own[weight.megatron], lambda name: tensors[name].file.get_tensor(name))
 
 
 def _check_config(folder: Path, job: Job) -> None:
-    config, wanted, shards = _read(folder / "config.json"), architecture(job.model), job.shards
-    _check_architecture(folder, config, wanted.model_class.__name__)
-    ours = _facts(wanted.config(job.model, shards.vocab_size, shards.end_of_document, shards.pad))
-    theirs = _facts(wanted.model_class.config_class.from_dict(config))  # type: ignore[union-attr]  # each has one
-    differing = [key for key in ours if ours[key] != theirs[key]]
-    faults = [
-        f"{SETTINGS[key]} is {ours[key]}, its {key} is {theirs[key]}"
-        if key in SETTINGS
-        else f"its {key} is {theirs[key]}, which is not supported"
-        for key in differing
-    ]
+    theirs, config = from_config(folder)
+    if theirs.family != job.model.family:
+        raise UserError(
+            f"'{folder}' is a {theirs.architecture}, but model.family = {job.model.family}; choose another "
+            f"pretrain.start.path, or set model.family to {theirs.family}"
+        )
+    faults = list(_differences("model", _settings(job.model), _settings(theirs)))
+    if config.vocab_size != job.shards.vocab_size:
+        faults.append(f"the shards' vocabulary has {job.shards.vocab_size} ids, its vocab_size is {config.vocab_size}")
     if faults:
         raise UserError(f"'{folder}' is another model: {'; '.join(faults)}. Set params.yaml to it, or choose another.")
 
 
-def _check_architecture(folder: Path, config: Any, name: str) -> None:
-    if config.get("architectures") != [name]:
-        raise UserError(
-            f"'{folder}/config.json' has architectures = {config.get('architectures')}, but the model of params.yaml "
-            f"is a {name}; choose another pretrain.start.path, or set model.moe for a MixtralForCausalLM alone"
-        )
-    if "quantization_config" in config:
-        raise UserError(f"'{folder}' holds quantised weights; choose a checkpoint in float32, bfloat16 or float16")
+def _settings(model: ModelSettings) -> dict[str, Any]:
+    return {**model.model_dump(), "kv_channels": model.head_dim}
 
 
-def _facts(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return what is compared, null where an architecture has no such thing."""
-    facts = {key: getattr(config, key, None) for key in (*SETTINGS, *FIXED)}
-    head = config.hidden_size // config.num_attention_heads
-    return {**facts, "head_dim": facts["head_dim"] or head, **config.rope_parameters}
+def _differences(where: str, ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
+    for name in sorted((ours.keys() | theirs.keys()) - FREE):
+        own, other = ours.get(name), theirs.get(name)
+        if isinstance(own, dict) and isinstance(other, dict):
+            yield from _differences(f"{where}.{name}", own, other)
+        elif own != other:
+            yield f"{where}.{name} is {own}, there it is {other}"
 
 
 def _check_tokenizer(folder: Path, tokenizer: Path) -> None:
@@ -124,7 +102,7 @@ def _check_tokenizer(folder: Path, tokenizer: Path) -> None:
 def _open(folder: Path, files: contextlib.ExitStack) -> dict[str, OnDisk]:
     """Return every tensor of the folder by name; the files stay open as long as `files`."""
     index = folder / "model.safetensors.index.json"
-    names = sorted(set(_read(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    names = sorted(set(read(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
     tensors = {}
     for name in names:
         try:
@@ -139,19 +117,10 @@ def _open(folder: Path, files: contextlib.ExitStack) -> dict[str, OnDisk]:
     return tensors
 
 
-def _read(file: Path) -> Any:
-    try:
-        return read_json(file)
-    except FileNotFoundError:
-        raise UserError(f"'{file}' is missing; bring it back, or choose another folder") from None
-    except ValueError as error:
-        raise UserError(f"'{file}' is damaged ({error}); copy it again") from None
-
-
 def _shapes(weights: list[Weight], own: dict[str, torch.Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
     for weight in weights:
-        parts = weight.split(own[weight.megatron])
-        yield from zip(weight.parts, (tuple(part.shape) for part in parts), strict=True)
+        for name, tensor in weight_tensors(weight, own[weight.megatron]):
+            yield name, tuple(tensor.shape)
 
 
 def _check_tensors(

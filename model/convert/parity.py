@@ -77,9 +77,9 @@ def first_difference(megatron: Decoder, exported: PreTrainedModel, batch: Batch,
     """Return the first point of the forward pass where the models differ by more than `limit`, with the difference."""
     ours: dict[str, Tensor] = {}
     theirs: dict[str, Tensor] = {}
-    inner: Any = exported.model
+    inner: Any = exported.base_model
     _record(ours, {"the embedding": megatron.embedding, **_layers(megatron.decoder.layers)}, sequence_first=True)
-    _record(theirs, {"the embedding": inner.embed_tokens, **_layers(inner.layers)}, sequence_first=False)
+    _record(theirs, {"the embedding": exported.get_input_embeddings(), **_layers(inner.layers)}, sequence_first=False)
     with _one_choice_of_experts(megatron, exported):
         megatron(batch.tokens, batch.positions, None)
         exported(batch.tokens)
@@ -119,7 +119,7 @@ def _one_choice_of_experts(megatron: Decoder, exported: PreTrainedModel) -> Iter
         How far, in the exported routers' logits, a chosen expert is below one that was not; grows as the models run.
     """
     shortfalls = [0.0]
-    inner: Any = exported.model
+    inner: Any = exported.base_model
     handles = []
     for ours, theirs in zip(megatron.decoder.layers, inner.layers, strict=True):
         if hasattr(ours.mlp, "router"):

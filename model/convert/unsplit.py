@@ -13,10 +13,10 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor  # noqa: E402
 
 from model import parallel  # noqa: E402
 from model.checkpoints import checkpoint  # noqa: E402
+from model.families.family import ModelSettings  # noqa: E402
 from model.layout import LayoutSettings  # noqa: E402
 from model.network.build import build_model  # noqa: E402
 from model.network.decoder import Decoder  # noqa: E402
-from model.settings import ModelSettings  # noqa: E402
 
 ONE = LayoutSettings()
 

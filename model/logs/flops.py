@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from model.settings import ModelSettings
+from model.families.family import ModelSettings
 
 if TYPE_CHECKING:
     import torch
@@ -47,13 +47,9 @@ def flops_per_token(model: ModelSettings, vocab_size: int, seq_length: int) -> i
         vocab_size: Ids of the tokenizer: padding of the table is no use.
         seq_length: Tokens in one sequence.
     """
-    head = model.hidden_size // model.num_attention_heads
-    attention = 2 * model.hidden_size * head * (model.num_attention_heads + model.num_query_groups)
-    mlp = 3 * model.hidden_size * model.ffn_hidden_size
-    if model.moe:
-        mlp = model.moe.router_topk * mlp + model.moe.num_experts * model.hidden_size
-    weights = model.num_layers * (attention + mlp) + vocab_size * model.hidden_size
-    return training_flops(weights, model.num_layers, model.num_attention_heads * head, seq_length)
+    from model.counts import counts
+
+    return training_flops(counts(model, vocab_size).matrices, model.num_layers, model.attention_width, seq_length)
 
 
 def mfu(tokens_per_second: float, flops_per_token: float, peak: Peak) -> float:

@@ -16,14 +16,15 @@ from megatron.core.transformer.moe.moe_layer import MoELayer  # noqa: E402
 from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
 from megatron.core.transformer.torch_norm import WrappedTorchNorm  # noqa: E402
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules  # noqa: E402
-from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
+from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig  # noqa: E402
 
 from model import parallel  # noqa: E402
+from model.families.family import ModelSettings  # noqa: E402
 from model.layout import LayoutSettings  # noqa: E402
 from model.network import accelerated, gemm  # noqa: E402
 from model.network.decoder import Decoder  # noqa: E402
 from model.network.modules import CausalAttention, Norm, SwiGLU, rotate  # noqa: E402
-from model.settings import ModelSettings, PretrainSettings  # noqa: E402
+from model.settings import PretrainSettings  # noqa: E402
 
 gemm.install()
 rope_utils.fused_apply_rotary_pos_emb = rotate  # Transformer Engine's place
@@ -61,7 +62,7 @@ def build_chunks(model: ModelSettings, pretrain: PretrainSettings, vocab_size: i
     chunks = [_chunk(config, model, vocab_size, stage).to(pretrain.device) for stage in stages]
     if pretrain.compile:
         # Every pass brings an expert another number of tokens, and a graph is of one shape: they stay as they are.
-        name = "_forward_attention" if model.moe else "forward"
+        name = "_forward_attention" if model.experts else "forward"
         for layer in (layer for chunk in chunks for layer in chunk.decoder.layers):
             setattr(layer, name, torch.compile(getattr(layer, name), dynamic=False))
     return chunks
@@ -70,7 +71,7 @@ def build_chunks(model: ModelSettings, pretrain: PretrainSettings, vocab_size: i
 def _chunk(config: TransformerConfig, model: ModelSettings, vocab_size: int, vp_stage: int | None) -> Decoder:
     chunk = Decoder(
         config,
-        _layer_spec(config, vp_stage),
+        _layer_spec(config, model, vp_stage),
         vocab_size=model.padded_vocab_size(vocab_size),
         unpadded_vocab_size=vocab_size,
         max_sequence_length=model.seq_length,
@@ -101,21 +102,12 @@ def transformer_config(
 ) -> TransformerConfig:
     """Return Megatron-Core's configuration for a model in a layout."""
     dtype = DTYPES[precision]
-    return TransformerConfig(
-        num_layers=model.num_layers,
-        hidden_size=model.hidden_size,
-        ffn_hidden_size=model.ffn_hidden_size,
-        num_attention_heads=model.num_attention_heads,
-        num_query_groups=model.num_query_groups,
-        layernorm_epsilon=model.layernorm_epsilon,
-        init_method_std=model.init_method_std,
-        normalization="RMSNorm",
-        add_bias_linear=False,
-        gated_linear_unit=True,
-        activation_func=functional.silu,
+    shape = {**_shape(model), **_experts(model), **model.megatron()}
+    kind = MLATransformerConfig if shape.get("multi_latent_attention") else TransformerConfig
+    return kind(
+        **shape,
         bias_activation_fusion=False,
-        use_te_activation_func=True,  # the activation module of the layer spec, here SwiGLU
-        apply_rope_fusion=True,  # rope_utils' fused function, here rotate
+        use_te_activation_func=shape["gated_linear_unit"],  # the activation module of the layer spec, here SwiGLU
         hidden_dropout=dropout,
         attention_dropout=dropout,
         bf16=dtype == torch.bfloat16,
@@ -124,8 +116,25 @@ def transformer_config(
         deterministic_mode=True,
         **accelerated.options(device, precision),
         **_degrees(layout, dtype),
-        **_experts(model),
     )
+
+
+def _shape(model: ModelSettings) -> dict[str, Any]:
+    return {
+        "num_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "ffn_hidden_size": model.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "num_query_groups": model.num_query_groups,
+        "kv_channels": model.head_dim,
+        "layernorm_epsilon": model.layernorm_epsilon,
+        "init_method_std": model.init_method_std,
+        "normalization": "RMSNorm",
+        "add_bias_linear": False,
+        "gated_linear_unit": True,
+        "activation_func": functional.silu,
+        "apply_rope_fusion": True,  # rope_utils' fused function, here rotate
+    }
 
 
 def _degrees(layout: LayoutSettings, dtype: torch.dtype) -> dict[str, Any]:
@@ -144,21 +153,21 @@ def _degrees(layout: LayoutSettings, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _experts(model: ModelSettings) -> dict[str, Any]:
-    if model.moe is None:
+    if model.experts is None:
         return {}
     return {
-        "num_moe_experts": model.moe.num_experts,
-        "moe_router_topk": model.moe.router_topk,
+        "num_moe_experts": model.experts.num_experts,
+        "moe_router_topk": model.experts.router_topk,
         "moe_ffn_hidden_size": model.ffn_hidden_size,
         "moe_router_load_balancing_type": "aux_loss",
-        "moe_aux_loss_coeff": model.moe.aux_loss_coefficient,
+        "moe_aux_loss_coeff": model.experts.aux_loss_coefficient,
         "moe_router_dtype": "fp32",
         "moe_token_dispatcher_type": "alltoall",
     }
 
 
-def _layer_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
-    """Return Megatron-Core's decoder with our attention and activation in it, and our norm if it has none."""
+def _layer_spec(config: TransformerConfig, model: ModelSettings, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """Return Megatron-Core's decoder with our attention and activation in it, our norm if need be, and the family."""
     with_engine = config.transformer_impl == "transformer_engine"
     block = get_gpt_decoder_block_spec(
         config, use_transformer_engine=with_engine, normalization=config.normalization, vp_stage=vp_stage
@@ -166,11 +175,13 @@ def _layer_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerB
     for layer in block.layer_specs:
         attention = layer.submodules.self_attention.submodules
         attention.core_attention = CausalAttention
-        _mlp(layer.submodules.mlp).submodules.activation_func = SwiGLU
+        if config.gated_linear_unit:
+            _mlp(layer.submodules.mlp).submodules.activation_func = SwiGLU
         for submodules in (layer.submodules, attention):
             for name, module in vars(submodules).items():
                 if module is WrappedTorchNorm:
                     setattr(submodules, name, Norm)
+        model.adapt(layer)
     if not with_engine:
         block.layer_norm = Norm
     return block

@@ -17,9 +17,10 @@ import torch
 from model import parallel
 from model.checkpoints.checkpoint import Checkpoints
 from model.data.batches import Batch
+from model.counts import counts
+from model.families.llama import Llama
 from model.launching.runtime import LocalLaunch, RuntimeSettings
 from model.progress import Progress
-from model.settings import ModelSettings
 from model.trainer import Trainer
 from tests.model import jobs
 
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--saves", type=int, default=8)
     chosen = parser.parse_args()
     for vocab_size, (layers, hidden, ffn) in MODELS.items():
-        model = ModelSettings(
+        model = Llama(
             num_layers=layers,
             hidden_size=hidden,
             ffn_hidden_size=ffn,
@@ -47,7 +48,7 @@ def main() -> None:
         with parallel.processes(job.pretrain.layout, "cpu", chosen.threads, seed=1) as device:
             run = Run(Trainer(job, device), vocab_size)
             alone = statistics.median(milliseconds(run.step) for _ in range(chosen.saves))
-            print(f"{model.num_parameters(vocab_size) / 1e6:.1f} M weights: a step alone {alone:.0f}")
+            print(f"{counts(model, vocab_size).total / 1e6:.1f} M weights: a step alone {alone:.0f}")
             for apart in (True, False):
                 with tempfile.TemporaryDirectory() as folder:
                     first, *rest = run.saves(Path(folder), apart, chosen.saves)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.convert.llama import llama_config
+from model.convert.config import Ids, to_config
 from model.job import Job
 
 Weights = Mapping[str, Tensor]
@@ -58,7 +58,8 @@ def transformers(job: Job, weights: Weights) -> tuple[nn.Module, Logits]:
     """LlamaForCausalLM, eager, with SDPA."""
     from transformers import LlamaForCausalLM
 
-    module: Any = LlamaForCausalLM(llama_config(job.model, job.shards.vocab_size, 0, 1))
+    config: Any = to_config(job.model, Ids(job.shards.vocab_size, 0, 1))
+    module: Any = LlamaForCausalLM(config)
     module.load_state_dict(weights, strict=not job.model.share_embeddings_and_output_weights)
     return module, lambda tokens: module(tokens, use_cache=False).logits
 

@@ -24,10 +24,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from model.families.family import ModelSettings
 from model.job import Job
 from model.logs import flops
 from model.network import gemm
-from model.settings import ModelSettings, PretrainSettings
+from model.settings import PretrainSettings
 from stages.params import PRESETS, overlay
 from stages.settings import PARAMS, read_yaml
 from tests.benchmarks.peers import PEERS, Loop
@@ -194,9 +195,8 @@ def random_batch(job: Job, number: int, device: torch.device) -> tuple[Tensor, T
 def openbase(name: str, job: Job, folder: Path) -> Iterator[Step]:
     """Our trainer, as the training loop uses it."""
     from model import parallel
-    from model.convert.architectures import architecture
-    from model.convert.weight_map import to_transformers
     from model.data.batches import Batch
+    from model.families.weights import tensors
     from model.trainer import Trainer
 
     settings = job.pretrain.model_copy(update={"compile": name.endswith(COMPILED)})
@@ -204,8 +204,10 @@ def openbase(name: str, job: Job, folder: Path) -> Iterator[Step]:
     with parallel.processes(settings.layout, settings.device, settings.num_threads, settings.weight_seed) as device:
         trainer = Trainer(job, device)
         if not (folder / "weights.pt").exists():
-            known = architecture(job.model).weights(job.model, job.shards.vocab_size)
-            weights = dict(to_transformers(known, trainer.modules[0].state_dict()))
+            own = trainer.modules[0].state_dict()
+            weights: dict[str, Tensor] = {}
+            for weight in job.model.weights(job.shards.vocab_size):
+                weights.update(tensors(weight, own[weight.megatron]))
             torch.save({name: weight.float().cpu().clone() for name, weight in weights.items()}, folder / "weights.pt")
         positions = torch.arange(job.model.seq_length, device=device).expand(settings.micro_batch_size, -1)
 

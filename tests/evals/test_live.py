@@ -18,12 +18,13 @@ from model import parallel
 from model.checkpoints import checkpoint
 from model.convert.from_transformers import read_transformers
 from model.data.batches import Batch
+from model.families.llama import Llama
 from model.initialize import initialize
 from model.job import Job
 from model.layout import LayoutSettings
 from model.network.build import build_model
 from model.network.loss import token_scores
-from model.settings import LiveTasks, ModelSettings
+from model.settings import LiveTasks
 from model.trainer import Trainer
 from stages.errors import UserError
 from stages.files import read_json, write_json
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from evals.live import LiveModel, Scores
 
 CPU = torch.device("cpu")
-MODEL = ModelSettings(
+MODEL = Llama(
     num_layers=2,
     hidden_size=32,
     ffn_hidden_size=64,

@@ -55,6 +55,7 @@ def params(steps: int = 12, tensor_parallel: int = 1, blend: dict[str, float] | 
     """Return parameters of a model of 130 k weights, trained in one phase."""
     return {
         "model": {
+            "family": "llama",
             "num_layers": 2,
             "hidden_size": 64,
             "ffn_hidden_size": 128,

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from model.families.llama import Llama
 from model.job import Job, Shards
 from model.launching import heartbeat
 from model.launching.runtime import RuntimeSettings, read_runtime
 from model.layout import LayoutSettings
 from model.optim.schedule import ScheduleSettings
-from model.settings import ModelSettings, OptimizerSettings, PhaseSettings, PretrainSettings
+from model.settings import OptimizerSettings, PhaseSettings, PretrainSettings
 from stages import runner
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 def job(processes: int = 2) -> Job:
     """A job of some data-parallel processes."""
     return Job(
-        model=ModelSettings(
+        model=Llama(
             num_layers=1, hidden_size=8, ffn_hidden_size=8, num_attention_heads=1, num_query_groups=1, seq_length=8
         ),
         pretrain=PretrainSettings(

@@ -7,11 +7,12 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedModel
 
-from model.convert.architectures import architecture
+from model.convert.config import Ids, model_class, to_config
+from model.families.family import ModelSettings
+from model.families.llama import Llama
 from model.job import Job, versions
-from model.settings import ModelSettings
 
-LLAMA = ModelSettings(
+LLAMA = Llama(
     num_layers=3,
     hidden_size=32,
     ffn_hidden_size=48,
@@ -20,7 +21,9 @@ LLAMA = ModelSettings(
     seq_length=16,
     init_method_std=0.2,  # logits of about 5, so that a difference shows
 )
-MIXTRAL = ModelSettings.model_validate({**LLAMA.model_dump(), "moe": {"num_experts": 4, "router_topk": 2}})
+MIXTRAL = ModelSettings.model_validate(
+    {**LLAMA.model_dump(), "family": "mixtral", "moe": {"num_experts": 4, "router_topk": 2}}
+)
 VOCAB_SIZE = 101
 """Padded to 128."""
 
@@ -70,12 +73,10 @@ def write_hugging_face(folder: Path, model: ModelSettings = LLAMA, **changes: An
         model: Its shape.
         changes: Of its configuration.
     """
-    chosen = architecture(model)
-    config = chosen.config(model, VOCAB_SIZE, 0, 1)
-    config.initializer_range = model.init_method_std
+    config = to_config(model, Ids(VOCAB_SIZE, 0, 1))
     config.update(changes)
     torch.manual_seed(7)
-    written: PreTrainedModel = chosen.model_class(config).eval()
+    written: PreTrainedModel = model_class(model)(config).eval()
     for name, weight in written.named_parameters():
         if "norm" in name:
             torch.nn.init.uniform_(weight, 0.5, 1.5)

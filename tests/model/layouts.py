@@ -39,7 +39,7 @@ def job(
         "num_query_groups": 4,
         "seq_length": SEQ_LENGTH,
         "share_embeddings_and_output_weights": tied,
-        "moe": MOE if moe else None,
+        **({"family": "mixtral", "moe": MOE} if moe else {"family": "llama"}),
     }
     settings = {
         "device": "cpu",

@@ -13,13 +13,12 @@ megatron.install()
 
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder  # noqa: E402 - after install
 
+from model.families.llama import Llama  # noqa: E402
 from model.job import Job, Shards  # noqa: E402
-from model.settings import ModelSettings, PretrainSettings  # noqa: E402
+from model.settings import PretrainSettings  # noqa: E402
 
 LENGTHS = {"code": [7, 1, 30, 2, 19, 4, 88, 11, 3, 3], "prose": [41, 5, 16, 160, 9]}
-MODEL = ModelSettings(
-    num_layers=1, hidden_size=8, ffn_hidden_size=8, num_attention_heads=1, num_query_groups=1, seq_length=8
-)
+MODEL = Llama(num_layers=1, hidden_size=8, ffn_hidden_size=8, num_attention_heads=1, num_query_groups=1, seq_length=8)
 
 
 def write(prefix: Path, lengths: list[int], first: int = 0) -> list[NDArray[np.int64]]:

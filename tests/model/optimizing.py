@@ -11,17 +11,20 @@ from torch import Tensor
 
 from model import parallel
 from model.data.batches import Batch
+from model.families.family import ModelSettings
+from model.families.llama import Llama
 from model.job import Job
 from model.layout import LayoutSettings
 from model.optim.parts import held
-from model.settings import ModelSettings
 from model.trainer import Gradients, Trainer
 
-LLAMA = ModelSettings(
+LLAMA = Llama(
     num_layers=2, hidden_size=32, ffn_hidden_size=48, num_attention_heads=4, num_query_groups=2, seq_length=16
 )
 TIED = LLAMA.model_copy(update={"num_layers": 4, "share_embeddings_and_output_weights": True})
-MIXTRAL = ModelSettings.model_validate({**LLAMA.model_dump(), "moe": {"num_experts": 4, "router_topk": 2}})
+MIXTRAL = ModelSettings.model_validate(
+    {**LLAMA.model_dump(), "family": "mixtral", "moe": {"num_experts": 4, "router_topk": 2}}
+)
 VOCAB_SIZE = 101
 BATCH = 4
 

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from model import parallel
 from model.checkpoints import checkpoint, digests
 from model.convert import unsplit
+from model.families.family import ModelSettings
 from model.initialize import initialize
 from model.job import Job
 from model.layout import LayoutSettings
 from model.network.build import build_model
-from model.settings import ModelSettings
 from stages.errors import UserError
 from stages.files import read_json, sha256_tree, write_json
 from tests.model import jobs
@@ -188,23 +188,26 @@ REFUSALS: dict[str, tuple[Damage, str]] = {
     "half a configuration": (lambda folder: os.truncate(folder / "config.json", 99), r"config\.json' is damaged"),
     "another architecture": (
         configured(architectures=["GPT2LMHeadModel"]),
-        r"\['GPT2LMHeadModel'\].* LlamaForCausalLM",
+        r"\['GPT2LMHeadModel'\]; known are .*LlamaForCausalLM",
     ),
     "quantised": (configured(quantization_config={}), "holds quantised weights"),
-    "more layers": (configured(num_hidden_layers=4), r"model\.num_layers is 3, its num_hidden_layers is 4"),
+    "more layers": (configured(num_hidden_layers=4), r"model\.num_layers is 3, there it is 4"),
     "another base": (
         configured(rope_parameters={"rope_type": "default", "rope_theta": 5e5}),
-        r"model\.rotary_base is 10000\.0, its rope_theta is 500000\.0",
+        r"model\.rotary_base is 10000\.0, there it is 500000\.0",
     ),
     "scaled positions": (
         configured(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}),
-        r"its rope_type is linear, which is not supported",
+        r"model\.rope_scaling is None, there it is .*linear",
     ),
-    "another epsilon": (configured(rms_norm_eps=1e-6), r"model\.layernorm_epsilon is 1e-05, its rms_norm_eps is 1e-06"),
+    "another epsilon": (configured(rms_norm_eps=1e-6), r"model\.layernorm_epsilon is 1e-05, there it is 1e-06"),
     "tied": (configured(tie_word_embeddings=True), r"share_embeddings_and_output_weights is False, .* is True"),
-    "biases": (configured(attention_bias=True), r"its attention_bias is True, which is not supported"),
-    "wide heads": (configured(head_dim=16), r"num_attention_heads is 8, its head_dim is 16"),
-    "two faults": (configured(vocab_size=102, hidden_act="gelu"), r"vocabulary is 101, .* 102; its hidden_act is gelu"),
+    "biases": (configured(attention_bias=True), r"attention_bias = true, which would be false"),
+    "wide heads": (configured(head_dim=16), r"model\.kv_channels is 8, there it is 16"),
+    "two faults": (
+        configured(vocab_size=102, num_hidden_layers=4),
+        r"num_layers is 3, there it is 4; .* has 101 ids, .* 102",
+    ),
     "a missing tensor": (
         weights_changed(lambda weights: {name: weights[name] for name in weights if name != NORM}),
         r"model\.norm\.weight is missing",
@@ -250,7 +253,7 @@ def test_an_output_layer_of_its_own_is_not_taken_for_the_embedding(tmp_path: Pat
 def test_other_experts_are_named(tmp_path: Path) -> None:
     jobs.write_hugging_face(tmp_path, jobs.MIXTRAL)
     configured(num_experts_per_tok=3)(tmp_path)
-    with pytest.raises(UserError, match=r"model\.moe\.router_topk is 2, its num_experts_per_tok is 3"):
+    with pytest.raises(UserError, match=r"model\.moe\.router_topk is 2, there it is 3"):
         imported(tmp_path, jobs.MIXTRAL)
 
 

@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 
+from model.families.family import ModelSettings
 from model.layout import LayoutSettings
 from model.plan import check
-from model.settings import ModelSettings, PretrainSettings
+from model.settings import PretrainSettings
 from stages.errors import UserError
 
 MODEL: dict[str, Any] = {
+    "family": "llama",
     "num_layers": 4,
     "hidden_size": 32,
     "ffn_hidden_size": 48,
@@ -31,7 +33,7 @@ PRETRAIN: dict[str, Any] = {
     "eval_sequences": 1,
     "checkpoint_interval": 1,
 }
-MOE = {"moe": {"num_experts": 6, "router_topk": 2}}
+MOE = {"family": "mixtral", "moe": {"num_experts": 6, "router_topk": 2}}
 
 
 def settings(

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.families.family import ModelSettings
 from model.plan import Plan, check, final_model
-from model.settings import ModelSettings, PretrainSettings, ReleasedSettings
+from model.settings import PretrainSettings, ReleasedSettings
 from stages.errors import UserError
 from tests.model import corpus
 

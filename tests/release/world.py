@@ -18,8 +18,9 @@ from evals import tasks
 from evals.documents import Document
 from evals.questions import Question
 from evals.recompute import results_from_samples
+from model.families.llama import Llama
 from model.job import Job, Shards
-from model.settings import ModelSettings, PretrainSettings
+from model.settings import PretrainSettings
 from release import layout, lock
 from stages.corpus.documents import document_id, text_digest
 from stages.files import sha256_file, write_json, write_jsonl
@@ -219,7 +220,7 @@ def job() -> Job:
         "eval_sequences": 1,
         "checkpoint_interval": 4,
     }
-    model = ModelSettings(
+    model = Llama(
         num_layers=2,
         hidden_size=16,
         ffn_hidden_size=32,

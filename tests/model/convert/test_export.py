@@ -13,11 +13,11 @@ from model import parallel
 from model.checkpoints import checkpoint
 from model.convert import export, parity, unsplit
 from model.data.batches import Batch
+from model.families.family import ModelSettings
 from model.job import Job
 from model.layout import LayoutSettings
 from model.network.build import build_model
 from model.network.decoder import Decoder
-from model.settings import ModelSettings
 from stages import export as stage
 from stages.errors import UserError
 from stages.files import read_json, write_json

@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from model import parallel
+from model.families.llama import Llama
 from model.layout import LayoutSettings
 from model.network.build import build_model
 from model.network.decoder import Decoder
-from model.settings import ModelSettings
 
 VOCAB_SIZE = 100
 """Padded to 128."""
-MODEL = ModelSettings(
+MODEL = Llama(
     num_layers=1, hidden_size=32, ffn_hidden_size=48, num_attention_heads=4, num_query_groups=2, seq_length=16
 )
 

@@ -7,23 +7,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.convert.weight_map import query_key_value
+from model.families.family import ModelSettings
+from model.families.weights import heads, tensors
 from model.job import Job
 from model.layout import LayoutSettings
-from model.settings import ModelSettings
 from model.trainer import Trainer
 from tests.model.optimizing import LLAMA, MIXTRAL, find_gradient, job, stepped, training, unsplit
 from tests.model.two_processes import TwoProcesses
 
 RATE = 1e-2
 MUON = {"kind": "muon", "clip_grad": 1e9}
+QKV = heads("", "", "weight", LLAMA.num_query_groups, LLAMA.num_attention_heads // LLAMA.num_query_groups)
 ADAMW_KEEPS = ("embedding", "output_layer", "norm", "router")
 
 
-def exported(trainer: Trainer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def exported(trainer: Trainer, given: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return copies of the layers' matrices as `transformers` has them: whole, and each by itself."""
     found = {}
-    for name, tensor in tensors.items():
+    for name, tensor in given.items():
         if not any(part in name for part in ADAMW_KEEPS):
             for index, matrix in enumerate(_parts(name, unsplit(trainer, name, tensor))):
                 found[f"{name} {index}"] = matrix.clone()
@@ -32,7 +33,7 @@ def exported(trainer: Trainer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _parts(name: str, weight: Tensor) -> Any:
     if "linear_qkv" in name:
-        return query_key_value(name, ("q", "k", "v"), LLAMA).split(weight)
+        return [part for _, part in tensors(QKV, weight)]
     return weight.chunk(2) if "linear_fc1" in name else (weight,)
 
 

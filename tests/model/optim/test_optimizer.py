@@ -10,10 +10,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.checkpoints.checkpoint import load, save
+from model.families.family import ModelSettings
 from model.job import Job
 from model.layout import LayoutSettings
 from model.optim import optimizer
-from model.settings import ModelSettings
 from model.trainer import Gradients
 from tests.model.optimizing import (
     LLAMA,

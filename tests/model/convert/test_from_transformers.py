@@ -9,11 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from model.convert import unsplit
-from model.convert.architectures import architecture
 from model.convert.export import to_model
 from model.convert.from_transformers import read_transformers
-from model.convert.weight_map import to_megatron, to_transformers
-from model.settings import ModelSettings
+from model.families.family import ModelSettings
+from model.families.weights import fill, tensors
 from tests.model import jobs
 
 TIED = jobs.LLAMA.model_copy(update={"share_embeddings_and_output_weights": True})
@@ -53,23 +52,24 @@ def test_a_checkpoint_that_is_imported_and_exported_is_the_same_file(model: Mode
 
 @MODELS
 def test_weights_that_are_exported_and_imported_are_the_same_bits(model: ModelSettings) -> None:
-    decoder = unsplit.build(model, jobs.VOCAB_SIZE)
-    weights = list(architecture(model).weights(model, jobs.VOCAB_SIZE))
-    exported = dict(to_transformers(weights, decoder.state_dict()))
-    again = dict(to_megatron(weights, exported.__getitem__))
-    own = dict(decoder.named_parameters())
-    assert again.keys() == own.keys()
-    for name, weight in own.items():
-        rows = jobs.VOCAB_SIZE if len(weight) == 128 else len(weight)
-        assert torch.equal(again[name][:rows], weight[:rows])
-        assert again[name].shape == weight.shape
+    own = dict(unsplit.build(model, jobs.VOCAB_SIZE).named_parameters())
+    weights = list(model.weights(jobs.VOCAB_SIZE))
+    assert {weight.megatron for weight in weights} == own.keys()
+    for weight in weights:
+        before = own[weight.megatron].detach()
+        again = torch.full_like(before, torch.nan)
+        fill(weight, again, dict(tensors(weight, before)).__getitem__)
+        real = len(before) - weight.padding
+        assert torch.equal(again[:real], before[:real])
+        assert not again.isnan().any()
 
 
 def test_padding_of_the_vocabulary_is_cut_off_and_repeats_the_last_row() -> None:
-    decoder = unsplit.build(jobs.LLAMA, jobs.VOCAB_SIZE)
-    weights = list(architecture(jobs.LLAMA).weights(jobs.LLAMA, jobs.VOCAB_SIZE))
-    assert len(decoder.state_dict()["output_layer.weight"]) == 128
-    exported = dict(to_transformers(weights, decoder.state_dict()))
-    assert exported["model.embed_tokens.weight"].shape == exported["lm_head.weight"].shape == (jobs.VOCAB_SIZE, 32)
-    table = dict(to_megatron(weights, exported.__getitem__))["output_layer.weight"]
+    table = unsplit.build(jobs.LLAMA, jobs.VOCAB_SIZE).state_dict()["output_layer.weight"]
+    assert len(table) == 128
+    (weight,) = (weight for weight in jobs.LLAMA.weights(jobs.VOCAB_SIZE) if weight.megatron == "output_layer.weight")
+    exported = dict(tensors(weight, table))
+    assert exported["lm_head.weight"].shape == (jobs.VOCAB_SIZE, 32)
+    table = torch.full_like(table, torch.nan)
+    fill(weight, table, exported.__getitem__)
     assert torch.equal(table[jobs.VOCAB_SIZE :], table[jobs.VOCAB_SIZE - 1].expand(27, -1))
