@@ -122,6 +122,16 @@ class ModelSettings(Settings):
         return self.kv_channels or self.hidden_size // self.num_attention_heads
 
     @property
+    def rotary_width(self) -> int:
+        """Dimensions of a head that rotary positions turn."""
+        return self.head_dim
+
+    @property
+    def rope_scalings(self) -> tuple[RopeScaling | None, ...]:
+        """How the rotary frequencies are changed: in all layers, or in layers without and in layers with a window."""
+        return (self.rope_scaling,)
+
+    @property
     def experts(self) -> MoESettings | None:
         """The mixture of experts, or none."""
         return None

@@ -1,8 +1,9 @@
 """Causal attention on a CPU as matrix products over blocks of queries.
 
 torch's scaled_dot_product_attention multiplies small tiles there, at half the rate of large products in float32 and at
-a quarter in bf16. Here a block of queries, those of all heads that share keys together, meets all keys up to its end in
-one product. The attention weights are kept for the backward pass, so memory grows with the square of the length.
+a quarter in bf16. Here a block of queries, those of all heads that share keys together, meets all keys that it may see
+in one product. The attention weights are kept for the backward pass, so memory grows with the square of the length, or
+with the length times the window.
 """
 
 from collections.abc import Iterator
@@ -11,23 +12,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LONGEST = 1024
-"""Keys up to which this is worth its memory."""
+_LONGEST = 1024
+"""Length up to which this is worth its memory without a window."""
 _QUERIES = 128
 """Of a block: fewer compute less of what causality hides, more make larger products."""
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Return what each query sees, `[s, b, heads, d]`.
+def is_worthwhile(total: int, window: int | None) -> bool:
+    """Return whether the weights of attention to `total` keys are few enough to be kept."""
+    return total * min(total, total if window is None else window + _QUERIES) <= _LONGEST**2
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, window: int | None = None
+) -> Tensor:
+    """Return what each query sees, `[s, b, heads, v]`.
 
     Args:
         query: `[s, b, heads, d]`, the last `s` of the positions.
         key: `[s_total, b, groups, d]`.
-        value: `[s_total, b, groups, d]`.
+        value: `[s_total, b, groups, v]`.
         mask: `[b, 1, s, s_total]`, True where a query may attend, which is never after it; None for all before.
         scale: Factor of the scores.
+        window: Keys that a query sees at most: itself and those just before it; None for all.
     """
-    out: Tensor = _BlockAttention.apply(query, key, value, mask, scale)
+    out: Tensor = _BlockAttention.apply(query, key, value, mask, scale, window)
     return out
 
 
@@ -38,42 +47,53 @@ class _BlockAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        out, kept = torch.empty_like(query), []
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, window: int | None
+    ) -> Tensor:
+        out, kept = query.new_empty(*query.shape[:3], value.shape[3]), []
         keys, values = _folded(key, key), _folded(value, key)
-        for block, end in _blocks(query, key):
-            scores = torch.bmm(_folded(query[block], key) * scale, keys[:, :end].transpose(1, 2))
-            _hide(scores.view(query.shape[1], -1, block.stop - block.start, end), mask, block)
+        for block, seen in blocks(len(query), len(key), window, _QUERIES):
+            scores = torch.bmm(_folded(query[block], key) * scale, keys[:, seen].transpose(1, 2))
+            by_head = scores.view(query.shape[1], -1, block.stop - block.start, scores.shape[-1])
+            _hide(by_head, None if mask is None else mask[:, :, block, seen], window)
             weights = torch.softmax(scores, -1, out=scores)  # in place: a row is read before it is written
-            _unfold(torch.bmm(weights, values[:, :end]), into=out[block])
+            _unfold(torch.bmm(weights, values[:, seen]), into=out[block])
             if any(ctx.needs_input_grad):
                 kept.append(weights)
         ctx.save_for_backward(query, key, value, out, *kept)
-        ctx.scale = scale
+        ctx.scale, ctx.window = scale, window
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         query, key, value, out, *kept = ctx.saved_tensors
         keys, values = _folded(key, key), _folded(value, key)
         grad_query, grad_keys, grad_values = torch.empty_like(query), torch.zeros_like(keys), torch.zeros_like(values)
-        for (block, end), weights in zip(_blocks(query, key), kept, strict=True):
+        for (block, seen), weights in zip(blocks(len(query), len(key), ctx.window, _QUERIES), kept, strict=True):
             grad_out = _folded(grad[block], key)
-            grad_values[:, :end].baddbmm_(weights.transpose(1, 2), grad_out)
-            grad_scores = torch.bmm(grad_out, values[:, :end].transpose(1, 2))
+            grad_values[:, seen].baddbmm_(weights.transpose(1, 2), grad_out)
+            grad_scores = torch.bmm(grad_out, values[:, seen].transpose(1, 2))
             grad_scores -= (grad_out * _folded(out[block], key)).sum(-1, keepdim=True)
             grad_scores *= weights
-            _unfold(torch.bmm(grad_scores, keys[:, :end]).mul_(ctx.scale), into=grad_query[block])
-            grad_keys[:, :end].baddbmm_(grad_scores.transpose(1, 2), _folded(query[block], key), alpha=ctx.scale)
+            _unfold(torch.bmm(grad_scores, keys[:, seen]).mul_(ctx.scale), into=grad_query[block])
+            grad_keys[:, seen].baddbmm_(grad_scores.transpose(1, 2), _folded(query[block], key), alpha=ctx.scale)
         grad_key, grad_value = torch.empty_like(key), torch.empty_like(value)
-        return grad_query, _unfold(grad_keys, into=grad_key), _unfold(grad_values, into=grad_value), None, None
+        return grad_query, _unfold(grad_keys, into=grad_key), _unfold(grad_values, into=grad_value), None, None, None
 
 
-def _blocks(query: Tensor, key: Tensor) -> Iterator[tuple[slice, int]]:
-    """Yield blocks of queries, each with the end of the keys that its last may see."""
-    for start in range(0, len(query), _QUERIES):
-        stop = min(start + _QUERIES, len(query))
-        yield slice(start, stop), len(key) - len(query) + stop
+def blocks(length: int, total: int, window: int | None, size: int) -> Iterator[tuple[slice, slice]]:
+    """Yield blocks of the last `length` of `total` positions, each with the keys that one of its queries may see.
+
+    Args:
+        length: Queries.
+        total: Keys.
+        window: Keys that a query sees at most.
+        size: Queries of a block.
+    """
+    for start in range(0, length, size):
+        stop = min(start + size, length)
+        first = 0 if window is None else max(0, total - length + start - window + 1)
+        yield slice(start, stop), slice(first, total - length + stop)
 
 
 def _folded(x: Tensor, key: Tensor) -> Tensor:
@@ -90,11 +110,14 @@ def _unfold(folded: Tensor, into: Tensor) -> Tensor:
     return into.copy_(view.permute(2, 0, 1, 3))
 
 
-def _hide(scores: Tensor, mask: Tensor | None, block: slice) -> None:
-    """Set scores `[b, heads, queries, keys]` of what a block may not see to minus infinity."""
-    queries, end = scores.shape[2:]
+def _hide(scores: Tensor, mask: Tensor | None, window: int | None) -> None:
+    """Set scores `[b, heads, queries, keys]` of what may not be seen to minus infinity; both end at one position."""
+    queries, keys = scores.shape[2:]
     if mask is None:
-        later = torch.full((queries, queries), -torch.inf, dtype=scores.dtype).triu(1)
-        scores[..., end - queries :] += later
+        scores[..., keys - queries :] += torch.full((queries, queries), -torch.inf, dtype=scores.dtype).triu(1)
     else:
-        scores.masked_fill_(~mask[:, :, block, :end], -torch.inf)
+        scores.masked_fill_(~mask, -torch.inf)
+    too_early = 0 if window is None else keys - window  # for the last query
+    if too_early > 0:
+        earlier = torch.full((queries, too_early), -torch.inf, dtype=scores.dtype).tril(too_early - queries)
+        scores[..., :too_early] += earlier

@@ -1,5 +1,6 @@
 """Settings in, a Megatron-Core GPTModel out."""
 
+import copy
 from typing import Any
 
 import torch
@@ -10,7 +11,6 @@ from model import megatron
 megatron.install()
 
 from megatron.core.models.common.embeddings import rope_utils  # noqa: E402 - after install
-from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding  # noqa: E402
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec  # noqa: E402
 from megatron.core.transformer.moe.moe_layer import MoELayer  # noqa: E402
 from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
@@ -24,6 +24,7 @@ from model.layout import LayoutSettings  # noqa: E402
 from model.network import accelerated, gemm  # noqa: E402
 from model.network.decoder import Decoder  # noqa: E402
 from model.network.modules import CausalAttention, Norm, SwiGLU, rotate  # noqa: E402
+from model.network.rotary import Rotary  # noqa: E402
 from model.settings import PretrainSettings  # noqa: E402
 
 gemm.install()
@@ -82,6 +83,7 @@ def _chunk(config: TransformerConfig, model: ModelSettings, vocab_size: int, vp_
         share_embeddings_and_output_weights=model.share_embeddings_and_output_weights,
         vp_stage=vp_stage,
     )
+    chunk.rotary_pos_emb = Rotary(model.rotary_width, model.rotary_base, model.rope_scalings)
     for name, weight in chunk.named_parameters():
         if ".experts." in name:
             weight.allreduce = False  # Megatron-Core's mark of an expert, which it leaves out if experts are not split
@@ -92,9 +94,7 @@ def set_rotary_base(chunk: Decoder, base: float) -> None:
     """Give a model other rotary frequencies."""
     if base != chunk.rotary_base:
         chunk.rotary_base = base
-        chunk.rotary_pos_emb = RotaryEmbedding(
-            chunk.config.kv_channels, rotary_percent=1.0, rotary_base=base, use_cpu_initialization=True
-        )
+        chunk.rotary_pos_emb = chunk.rotary_pos_emb.with_base(base)
 
 
 def transformer_config(
@@ -172,6 +172,7 @@ def _layer_spec(config: TransformerConfig, model: ModelSettings, vp_stage: int |
     block = get_gpt_decoder_block_spec(
         config, use_transformer_engine=with_engine, normalization=config.normalization, vp_stage=vp_stage
     )
+    block.layer_specs = [copy.deepcopy(layer) for layer in block.layer_specs]  # layers of a kind are one object
     for layer in block.layer_specs:
         attention = layer.submodules.self_attention.submodules
         attention.core_attention = CausalAttention

@@ -20,13 +20,20 @@ from megatron.core.process_groups_config import ProcessGroupCollection  # noqa: 
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region, get_cuda_rng_tracker  # noqa: E402
 from megatron.core.transformer.module import MegatronModule  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
+from megatron.core.transformer.utils import is_layer_window_attention  # noqa: E402
 
 from model.network import block_attention, zigzag  # noqa: E402
 from model.network.norm import RMSNorm  # noqa: E402
 
+_FEWEST_QUERIES = 1024
+"""Of a block with a window: fewer would leave a GPU idle, more compute more of what the window hides."""
+
 
 class CausalAttention(MegatronModule):
     """Core attention on torch's scaled_dot_product_attention: causal, grouped queries, within documents if masked.
+
+    A layer may have a window (Beltagy et al. 2020): a token then sees itself and those just before it, `window` in all,
+    which is Megatron-Core's `window_size[0]` and one more, in the layers that its window_attn_skip_freq says.
 
     Megatron-Core's own DotProductAttention writes all s * s scores: at sequence length 512 on a CPU a whole
     training step takes 1.7 times as long with it. Under context parallelism every process gathers all keys and values
@@ -36,12 +43,15 @@ class CausalAttention(MegatronModule):
     def __init__(
         self,
         config: TransformerConfig,
+        layer_number: int = 1,
         softmax_scale: float | None = None,
         pg_collection: ProcessGroupCollection | None = None,
         **_: Any,
     ) -> None:
         super().__init__(config=config)
         self.scale = softmax_scale
+        windowed = is_layer_window_attention(config.window_size, config.window_attn_skip_freq, layer_number)
+        self.window = config.window_size[0] + 1 if windowed else None
         self._context = pg_collection.cp if pg_collection and config.context_parallel_size > 1 else None
 
     def forward(
@@ -52,11 +62,11 @@ class CausalAttention(MegatronModule):
         Args:
             query: `[s, b, heads, d]` of this tensor-parallel rank.
             key: `[s, b, groups, d]`.
-            value: `[s, b, groups, d]`.
+            value: `[s, b, groups, v]`.
             attention_mask: `[b, 1, s, s_total]`, True where this rank's tokens may attend; causal if None.
 
         Returns:
-            `[s, b, heads * d]`.
+            `[s, b, heads * v]`.
         """
         s, b, _heads, _d = query.shape
         if self._context is None:
@@ -87,24 +97,50 @@ class CausalAttention(MegatronModule):
         )
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Return `[b, heads, s, d]`; without a mask the last query attends to all keys."""
-        length, total = query.shape[2], key.shape[2]
-        dropout = self.config.attention_dropout if self.training else 0.0
-        compiling = torch.compiler.is_compiling()
-        if query.device.type == "cpu" and total <= block_attention.LONGEST and not dropout and not compiling:
+        """Return `[b, heads, s, v]`; without a mask the last query attends to all keys, or to its window."""
+        total = key.shape[2]
+        window = self.window if self.window is not None and self.window < total else None
+        if self._is_by_blocks(query, total, window):
             query, key, value = (x.permute(2, 0, 1, 3) for x in (query, key, value))
             scale = self.scale or query.shape[-1] ** -0.5
-            return block_attention.attend(query, key, value, mask, scale).permute(1, 2, 0, 3)
+            return block_attention.attend(query, key, value, mask, scale, window).permute(1, 2, 0, 3)
+        if window is None:
+            return self._torch_attend(query, key, value, mask)
+        # torch's flash kernels take no window, and a mask of all keys would cost as much as attention to all of them.
+        parts = block_attention.blocks(query.shape[2], total, window, max(window, _FEWEST_QUERIES))
+        return torch.cat([self._within(window, query, key, value, mask, *part) for part in parts], dim=2)
+
+    def _within(
+        self, window: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, block: slice, seen: slice
+    ) -> Tensor:
+        """Attend with a block of queries to the keys that its windows reach."""
+        query, key, value = query[:, :, block], key[:, :, seen], value[:, :, seen]
+        queries, keys = query.shape[2], key.shape[2]
+        own = keys - queries  # the first query's own key
+        band = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(own).triu(own - window + 1)
+        return self._torch_attend(query, key, value, band if mask is None else band & mask[..., block, seen])
+
+    def _is_by_blocks(self, query: Tensor, total: int, window: int | None) -> bool:
+        if query.device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        return not self._dropout and block_attention.is_worthwhile(total, window)
+
+    @property
+    def _dropout(self) -> float:
+        return self.config.attention_dropout if self.training else 0.0
+
+    def _torch_attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        length, total = query.shape[2], key.shape[2]
         if mask is None and length < total:
             mask = causal_lower_right(length, total)
-        with self._own_draws() if dropout else contextlib.nullcontext():
+        with self._own_draws() if self._dropout else contextlib.nullcontext():
             return functional.scaled_dot_product_attention(
                 query,
                 key,
                 value,
                 attn_mask=mask,
                 is_causal=mask is None,
-                dropout_p=dropout,
+                dropout_p=self._dropout,
                 scale=self.scale,
                 enable_gqa=query.shape[1] != key.shape[1],
             )
@@ -151,7 +187,7 @@ class SwiGLU(MegatronModule):
 
 
 class _RotationFunction(torch.autograd.Function):
-    """Rotation of pairs (i, i + d/2) by given angles; its gradient is the rotation back."""
+    """Rotation of pairs (i, i + d/2) by given angles, and its gradient: the rotation back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -174,19 +210,20 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-def rotate(x: Tensor, angles: Tensor, interleaved: bool = False) -> Tensor:
+def rotate(x: Tensor, turns: Tensor, interleaved: bool = False) -> Tensor:
     """Apply rotary positions (Su et al. 2021, equation 34, with the halves of what is turned as pairs).
 
     Args:
         x: `[s, b, heads, d]`.
-        angles: `[s, 1, 1, turned]`, the second half as the first; what a head has beyond them stays as it is.
+        turns: `[s, 1, 1, 2 * turned]`, cosines of the angles, the second half as the first, then sines, as
+            `model.network.rotary` makes them. What a head has beyond them stays as it is.
         interleaved: Megatron-Core's other layout of pairs; no family here has it.
     """
     assert not interleaved
-    turned = angles.shape[-1]
+    turned = turns.shape[-1] // 2
     if turned < x.shape[-1]:
-        return torch.cat((rotate(x[..., :turned], angles), x[..., turned:]), dim=-1)
-    out: Tensor = _RotationFunction.apply(x, angles.cos().to(x.dtype), angles.sin().to(x.dtype))
+        return torch.cat((rotate(x[..., :turned], turns), x[..., turned:]), dim=-1)
+    out: Tensor = _RotationFunction.apply(x, *turns.to(x.dtype).chunk(2, dim=-1))
     return out
 
 
