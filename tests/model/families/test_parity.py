@@ -1,4 +1,4 @@
-"""Megatron-Core's model is that of `transformers`: in logits, loss and gradients, whole and split, and bit by bit on disk."""
+"""Megatron-Core's model is that of `transformers`: in logits, loss and gradients, whole and split, and on disk."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -41,11 +41,11 @@ def one_process() -> Iterator[None]:
 
 def megatron_model(model: ModelSettings, disk: dict[str, Tensor]) -> Decoder:
     """Return the unsplit model of a checkpoint."""
-    decoder = unsplit.build(model, table.VOCAB_SIZE).eval()
+    decoder = unsplit.build(model, table.VOCAB_SIZE)
     own = decoder.state_dict()
     for weight in model.weights(table.VOCAB_SIZE):
         fill(weight, own[weight.megatron], disk.__getitem__)
-    return decoder
+    return decoder.eval()  # type: ignore[no-any-return]
 
 
 def gradients(model: ModelSettings, network: Any, decoder: Decoder) -> tuple[float, dict[str, Tensor]]:
@@ -97,7 +97,8 @@ def test_a_checkpoint_of_transformers_goes_through_megatron_bit_by_bit(
 ) -> None:
     model = table.settings(row)
     table.transformers_model(model, dtype).save_pretrained(tmp_path)
-    disk, again = load_file(tmp_path / "model.safetensors"), {}
+    disk = load_file(tmp_path / "model.safetensors")
+    again: dict[str, Tensor] = {}
     own = unsplit.build(model, table.VOCAB_SIZE).state_dict()
     for weight in model.weights(table.VOCAB_SIZE):
         held = torch.full_like(own.pop(weight.megatron), torch.nan, dtype=disk[weight.parts[0]].dtype)
