@@ -1,0 +1,89 @@
+"""How the tensors of a GGUF file are made of those of a `transformers` folder."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+Make = Callable[[Sequence[Tensor]], Tensor]
+
+_EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(\w+\.weight)")
+_LAYER = re.compile(r"(?:model|gpt_neox)\.layers\.(\d+)\.(.*)")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tensor of the GGUF file."""
+
+    name: str
+    """Its name there."""
+    parts: tuple[str, ...]
+    """Names on disk of the tensors that it is made of."""
+    make: Make = lambda parts: parts[0]
+    """Makes it of them; works on the meta device too."""
+
+    def shape(self, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+        """Return its sizes, of the sizes of the parts."""
+        return tuple(self.make([torch.empty(shapes[part], device="meta") for part in self.parts]).shape)
+
+
+def stacked(names: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each name with itself, but for the experts of a layer a name without number with the names of all."""
+    experts: defaultdict[str, dict[int, str]] = defaultdict(dict)
+    for name in names:
+        if match := _EXPERT.fullmatch(name):
+            experts[f"{match[1]}.{match[3]}"][int(match[2])] = name
+        else:
+            yield name, (name,)
+    for stack, parts in experts.items():
+        yield stack, tuple(parts[number] for number in range(len(parts)))
+
+
+def stack(parts: Sequence[Tensor]) -> Tensor:
+    """Return the weights of experts as one `[e, out, in]`."""
+    return torch.stack(list(parts))
+
+
+def in_layer(name: str) -> tuple[int | None, str]:
+    """Return the number of a tensor's layer, if it is in one, and the rest of its name."""
+    match = _LAYER.fullmatch(name)
+    return (int(match[1]), match[2]) if match else (None, name)
+
+
+def interleaved(heads: int) -> Make:
+    """Return what orders the rows of `heads` heads so that the two that are rotated together are neighbours.
+
+    `transformers` rotates row i of a head's first half with row i of its second; llama.cpp's architecture llama has
+    kept the order of Meta's own checkpoints.
+    """
+    return lambda parts: parts[0].unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+def constant(tensor: Tensor) -> Make:
+    """Return what makes a tensor of nothing."""
+    return lambda _: tensor
+
+
+def unmixed(heads: int) -> Make:
+    """Return what puts GPT-NeoX's rows, per head query, key and value, into all queries, all keys, all values."""
+    return lambda parts: parts[0].unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+
+
+def latent_keys(config: PreTrainedConfig) -> Make:
+    """Return what takes from MLA's `kv_b_proj` the keys, `[heads, latent, d]`: they are put into the queries."""
+    return lambda parts: _per_head(parts[0], config)[:, : config.qk_nope_head_dim].transpose(1, 2)
+
+
+def latent_values(config: PreTrainedConfig) -> Make:
+    """Return what takes from MLA's `kv_b_proj` the values, `[heads, d, latent]`."""
+    return lambda parts: _per_head(parts[0], config)[:, config.qk_nope_head_dim :]
+
+
+def _per_head(weight: Tensor, config: PreTrainedConfig) -> Tensor:
+    heads: int = config.num_attention_heads
+    per_head: Tensor = weight.unflatten(0, (heads, -1))  # torch leaves it untyped
+    return per_head

@@ -1,0 +1,131 @@
+"""Writes a `transformers` folder as one GGUF file, tensor by tensor."""
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from gguf import GGML_QUANT_VERSION, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, size_label
+from gguf.quants import quant_shape_to_byte_shape, quantize
+from tqdm import tqdm
+
+from model.gguf import llama_cpp_quantizer, tokenizer
+from model.gguf.architectures import ARCHITECTURES, Architecture, targets, write_facts
+from model.gguf.folder import Folder, opened
+from model.gguf.quantization import KQUANTS, TYPES, Quantization, tensor_type
+from model.gguf.tensors import Target
+from stages.errors import UserError
+
+logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells of every file and key
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a model is called and where it is from."""
+
+    name: str
+    """Its name."""
+    license: str | None = None
+    """SPDX identifier or expression."""
+    source_url: str | None = None
+    """Where its source is."""
+
+    def write(self, writer: GGUFWriter) -> None:
+        """Write the metadata `general.*`."""
+        writer.add_type("model")
+        writer.add_name(self.name)
+        if self.license is not None:
+            writer.add_license(self.license)
+        if self.source_url is not None:
+            writer.add_source_url(self.source_url)
+
+
+def write(source: Path, file: Path, kind: str, identity: Identity) -> None:
+    """Write a GGUF file, whole or not at all; memory is about one tensor.
+
+    K-quants are made by llama.cpp itself, of a GGUF file in the source's precision beside the result.
+
+    Args:
+        source: The folder with config.json, model.safetensors or its shards, and tokenizer.json.
+        file: The result; one that is there is replaced.
+        kind: A name in `quantization.TYPES` or `quantization.KQUANTS`.
+        identity: Name, licence and source for the metadata.
+
+    Raises:
+        UserError: The type or the architecture is not known, the folder is not whole, or llama.cpp would not run the
+            same model; nothing is left of the file then.
+    """
+    if kind in KQUANTS:
+        llama_cpp_quantizer.check_installed(kind)
+    elif kind not in TYPES:
+        raise UserError(f"--type {kind} is none of {[*TYPES, *KQUANTS]}")
+    with _whole(file) as partial, opened(source, ARCHITECTURES) as folder:
+        if kind in TYPES:
+            _write(folder, partial, TYPES[kind], identity)
+            return
+        with _whole(file.with_name(f"{file.name}.unquantized"), keep=False) as unquantized:
+            _write(folder, unquantized, TYPES["F32"], identity)
+            llama_cpp_quantizer.quantize(unquantized, partial, kind)
+
+
+@contextlib.contextmanager
+def _whole(file: Path, keep: bool = True) -> Iterator[Path]:
+    """Yield a name beside a file that takes the file's at the end, or is removed."""
+    partial = file.with_name(f"{file.name}.partial")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        if keep:
+            partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(folder: Folder, file: Path, quantization: Quantization, identity: Identity) -> None:
+    architecture = ARCHITECTURES[folder.architecture]
+    writer = GGUFWriter(file, MODEL_ARCH_NAMES[architecture.arch])
+    try:
+        _write_metadata(writer, folder, architecture, quantization, identity)
+        plan = list(_planned(writer, folder, architecture, quantization))
+        writer.add_size_label(size_label(*writer.get_total_parameter_count()))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        _write_tensors(writer, folder, plan)
+    finally:
+        writer.close()
+
+
+def _write_metadata(
+    writer: GGUFWriter, folder: Folder, architecture: Architecture, quantization: Quantization, identity: Identity
+) -> None:
+    identity.write(writer)
+    writer.add_file_type(quantization.file_type)
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+    write_facts(writer, folder.config, architecture)
+    tokenizer.read(folder.path / "tokenizer.json", folder.config).write(writer)
+
+
+def _planned(
+    writer: GGUFWriter, folder: Folder, architecture: Architecture, quantization: Quantization
+) -> Iterator[tuple[Target, GGMLQuantizationType]]:
+    """Announce every tensor to the writer and yield it with its type."""
+    for target in targets(folder, architecture):
+        shape = target.shape(dict(folder.shapes))
+        kind = tensor_type(target.name, shape, quantization)
+        size = math.prod(quant_shape_to_byte_shape(shape, kind))
+        writer.add_tensor_info(target.name, shape, np.dtype(np.float32), size, raw_dtype=kind)
+        yield target, kind
+
+
+def _write_tensors(writer: GGUFWriter, folder: Folder, plan: list[tuple[Target, GGMLQuantizationType]]) -> None:
+    for target, kind in tqdm(plan, desc="gguf", unit="tensor", disable=None):
+        tensor = target.make([folder.tensor(part) for part in target.parts]).contiguous().numpy()
+        with np.errstate(over="ignore"):
+            data = quantize(tensor, kind)
+        if kind == GGMLQuantizationType.F16 and not np.isfinite(data).all():
+            raise UserError(f"{target.name} reaches {abs(tensor).max():g}, more than F16 holds; choose --type BF16")
+        writer.write_tensor_data(data)
