@@ -7,7 +7,7 @@ PARALLEL := -n 3 --dist loadfile  # most of a test is a start of Python; the pro
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test test-unit lint format lock clean
+.PHONY: repro test test-unit test-slow lint format lock clean
 
 repro: .venv/installed  ## the whole graph, then what came of it
 	python -m stages.params
@@ -15,10 +15,13 @@ repro: .venv/installed  ## the whole graph, then what came of it
 	python -m release.summary
 
 test: .venv/installed  ## every test
-	python -m pytest $(PARALLEL)
+	python -m pytest $(PARALLEL) -m "not slow"
 
 test-unit: .venv/installed  ## the fast tier
-	python -m pytest $(PARALLEL) -m "not e2e"
+	python -m pytest $(PARALLEL) -m "not e2e and not slow"
+
+test-slow: .venv/installed  ## what `make test` leaves out
+	python -m pytest -m slow
 
 lint: .venv/installed
 	ruff check .
