@@ -117,6 +117,17 @@ def heads(ours: str, theirs: str, kind: str, groups: int, queries: int) -> Weigh
     return query_key_value(f"{ours}linear_qkv.{kind}", names, groups, queries)
 
 
+def norms_of_heads(ours: str, theirs: str) -> Iterator[Weight]:
+    """Yield the norms of a head's query and of its key, which all heads of a layer share.
+
+    Args:
+        ours: Prefix of the layer.
+        theirs: Prefix of the layer.
+    """
+    for name in ("q", "k"):
+        yield same(f"{ours}self_attention.{name}_layernorm.weight", f"{theirs}self_attn.{name}_norm.weight")
+
+
 def gated_mlp(ours: str, theirs: str, names: Sequence[str] = ("gate_proj", "up_proj", "down_proj")) -> Iterator[Weight]:
     """Yield the matrices of a gated MLP, or of an expert.
 

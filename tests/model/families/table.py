@@ -21,11 +21,64 @@ SHAPE: dict[str, Any] = {
     "num_query_groups": 2,
     "seq_length": 48,
 }
+LLAMA3 = {"low_freq_factor": 1.5, "high_freq_factor": 6.0, "original_max_position_embeddings": 64}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 12}
+EXPERTS = {"num_experts": 4, "router_topk": 2, "ffn_hidden_size": 32, "aux_loss_coefficient": 0.0}
+DEEPSEEK: dict[str, Any] = {
+    "num_query_groups": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_head_dim": 16,
+    "qk_pos_emb_head_dim": 8,
+    "v_head_dim": 12,
+}
+DEEPSEEK_MOE: dict[str, Any] = {
+    "num_experts": 8,
+    "router_topk": 3,
+    "ffn_hidden_size": 32,
+    "num_shared_experts": 2,
+    "num_dense_layers": 1,
+    "router_topk_scaling_factor": 2.5,
+    "aux_loss_coefficient": 0.0,
+}
+GROUPS = {"router_num_groups": 4, "router_group_topk": 3}
+MSCALES = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "mscale": 0.7,
+    "mscale_all_dim": 1.0,
+}
 ROWS: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama"},
     "llama tied": {"family": "llama", "share_embeddings_and_output_weights": True},
     "llama wide heads": {"family": "llama", "kv_channels": 32, "num_query_groups": 4},
+    "llama linear": {"family": "llama", "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    "llama llama3": {"family": "llama", "rope_scaling": {"rope_type": "llama3", "factor": 8.0, **LLAMA3}},
+    "llama yarn": {"family": "llama", "rope_scaling": YARN},
+    "mistral": {"family": "mistral"},
+    "mistral window": {"family": "mistral", "sliding_window": 7, "kv_channels": 32},
+    "qwen2": {"family": "qwen2", "share_embeddings_and_output_weights": True},
+    "qwen2 windows": {"family": "qwen2", "sliding_window": 5, "max_window_layers": 2},
+    "qwen3": {"family": "qwen3", "kv_channels": 32, "share_embeddings_and_output_weights": True},
+    "qwen3 windows": {"family": "qwen3", "sliding_window": 5, "max_window_layers": 1, "rope_scaling": YARN},
+    "qwen3_moe": {"family": "qwen3_moe", "kv_channels": 32, "moe": EXPERTS},
+    "qwen3_moe sparse": {
+        "family": "qwen3_moe",
+        "sliding_window": 9,
+        "moe": {**EXPERTS, "norm_topk_prob": False, "decoder_sparse_step": 2, "mlp_only_layers": [1]},
+    },
     "mixtral": {"family": "mixtral", "moe": {"num_experts": 4, "router_topk": 2, "aux_loss_coefficient": 0.0}},
+    "deepseek_v2": {"family": "deepseek_v2", **DEEPSEEK, "moe": DEEPSEEK_MOE, "layernorm_epsilon": 1e-4},
+    "deepseek_v2 groups": {
+        **{"family": "deepseek_v2", **DEEPSEEK, "q_lora_rank": None},
+        **{"rope_scaling": MSCALES, "moe": DEEPSEEK_MOE | GROUPS},
+    },
+    "deepseek_v3": {"family": "deepseek_v3", **DEEPSEEK, "moe": DEEPSEEK_MOE},
+    "deepseek_v3 groups": {
+        **{"family": "deepseek_v3", **DEEPSEEK, "q_lora_rank": None},
+        **{"rope_scaling": MSCALES, "moe": DEEPSEEK_MOE | GROUPS},
+    },
 }
 """What is other than in `SHAPE`. Experts are not balanced, as `transformers` leaves that out of its loss."""
 
