@@ -17,8 +17,9 @@ def main() -> None:
     """Write both files."""
     options = _options()
     identity = writer.Identity(options.name or options.file.stem, options.license, options.source_url)
-    writer.write(options.folder, options.file, options.type, identity)
+    remarks = writer.write(options.folder, options.file, options.type, identity)
     beside = modelfile.write(options.file)
+    sys.stdout.writelines(f"gguf: {remark}\n" for remark in remarks)
     sys.stdout.write(f"gguf: {options.file} ({options.file.stat().st_size:,} bytes) and {beside}\n")
 
 

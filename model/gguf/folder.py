@@ -1,6 +1,7 @@
 """A `transformers` folder as it is on disk: its configuration, and its tensors one at a time."""
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class Folder:
     """Sizes of the class' weights by their names on disk; an output layer shared with the table is none."""
     files: Mapping[str, Any]
     """The open file of each tensor on disk."""
+    extra_layers: bool
+    """There are layers for predicting further tokens, which the class does not have."""
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor in float32.
@@ -71,8 +74,9 @@ def opened(path: Path, known: Mapping[str, Any]) -> Iterator[Folder]:
     with contextlib.ExitStack() as stack:
         files = _open(path, stack)
         shapes = _shapes(config)
-        _check(path, config, files, shapes)
-        yield Folder(path, architecture, config, shapes, files)
+        extra = {name for name in files if _is_extra(name, config)}
+        _check(path, config, {name: file for name, file in files.items() if name not in extra}, shapes)
+        yield Folder(path, architecture, config, shapes, files, bool(extra))
 
 
 def _architecture(path: Path, raw: Any, known: Mapping[str, Any]) -> str:
@@ -94,6 +98,14 @@ def _shapes(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
     state = revert_weight_conversion(model, model.state_dict())
     output = output_name(config)
     return {name: tuple(weight.shape) for name, weight in state.items() if name != output or not tied(config)}
+
+
+def _is_extra(name: str, config: PreTrainedConfig) -> bool:
+    """Return whether a tensor is in a layer after the last, where DeepSeek's multi-token prediction is saved."""
+    layer = re.match(r"model\.layers\.(\d+)\.", name)
+    return (
+        bool(getattr(config, "num_mtp_layers", 0)) and layer is not None and int(layer[1]) >= config.num_hidden_layers
+    )
 
 
 def tied(config: PreTrainedConfig) -> bool:

@@ -16,6 +16,7 @@ from model.gguf import llama_cpp_quantizer, tokenizer
 from model.gguf.architectures import ARCHITECTURES, Architecture, targets, write_facts
 from model.gguf.folder import Folder, opened
 from model.gguf.quantization import KQUANTS, TYPES, Quantization, tensor_type
+from model.gguf.remarks import remarks
 from model.gguf.tensors import Target
 from stages.errors import UserError
 
@@ -43,16 +44,19 @@ class Identity:
             writer.add_source_url(self.source_url)
 
 
-def write(source: Path, file: Path, kind: str, identity: Identity) -> None:
+def write(source: Path, file: Path, kind: str, identity: Identity) -> list[str]:
     """Write a GGUF file, whole or not at all; memory is about one tensor.
 
-    K-quants are made by llama.cpp itself, of a GGUF file in the source's precision beside the result.
+    K-quants are made by llama.cpp itself, of a GGUF file in float32 beside the result.
 
     Args:
         source: The folder with config.json, model.safetensors or its shards, and tokenizer.json.
         file: The result; one that is there is replaced.
         kind: A name in `quantization.TYPES` or `quantization.KQUANTS`.
         identity: Name, licence and source for the metadata.
+
+    Returns:
+        What is other in llama.cpp than in `transformers`.
 
     Raises:
         UserError: The type or the architecture is not known, the folder is not whole, or llama.cpp would not run the
@@ -61,14 +65,17 @@ def write(source: Path, file: Path, kind: str, identity: Identity) -> None:
     if kind in KQUANTS:
         llama_cpp_quantizer.check_installed(kind)
     elif kind not in TYPES:
-        raise UserError(f"--type {kind} is none of {[*TYPES, *KQUANTS]}")
+        raise UserError(f"type {kind} is none of {', '.join([*TYPES, *KQUANTS])}")
+    if file.is_dir():
+        raise UserError(f"'{file}' is a folder; name a file in it")
     with _whole(file) as partial, opened(source, ARCHITECTURES) as folder:
         if kind in TYPES:
             _write(folder, partial, TYPES[kind], identity)
-            return
-        with _whole(file.with_name(f"{file.name}.unquantized"), keep=False) as unquantized:
-            _write(folder, unquantized, TYPES["F32"], identity)
-            llama_cpp_quantizer.quantize(unquantized, partial, kind)
+        else:
+            with _whole(file.with_name(f"{file.name}.unquantized"), keep=False) as unquantized:
+                _write(folder, unquantized, TYPES["F32"], identity)
+                llama_cpp_quantizer.quantize(unquantized, partial, kind)
+        return list(remarks(folder))
 
 
 @contextlib.contextmanager
@@ -127,5 +134,5 @@ def _write_tensors(writer: GGUFWriter, folder: Folder, plan: list[tuple[Target, 
         with np.errstate(over="ignore"):
             data = quantize(tensor, kind)
         if kind == GGMLQuantizationType.F16 and not np.isfinite(data).all():
-            raise UserError(f"{target.name} reaches {abs(tensor).max():g}, more than F16 holds; choose --type BF16")
+            raise UserError(f"{target.name} reaches {abs(tensor).max():g}, more than F16 holds; choose type BF16")
         writer.write_tensor_data(data)

@@ -1,0 +1,26 @@
+"""What is other in llama.cpp than in `transformers`, although the file is written right."""
+
+from collections.abc import Iterator
+
+from gguf import MODEL_ARCH
+
+from model.gguf.architectures import ARCHITECTURES, context_length
+from model.gguf.folder import Folder
+from stages.files import read_json
+
+
+def remarks(folder: Folder) -> Iterator[str]:
+    """Yield what whoever runs the file should know."""
+    architecture = ARCHITECTURES[folder.architecture]
+    whole, context = folder.config.max_position_embeddings, context_length(folder.config, architecture)
+    if context < whole:
+        yield (
+            f"llama.cpp's {architecture.arch.name.lower()} has no sliding window: the context length is {context}, the "
+            f"window, instead of {whole}; beyond it every token would see more than it was trained to"
+        )
+    if architecture.arch == MODEL_ARCH.GPTNEOX:
+        yield "llama.cpp computes GELU from a table in half precision: logits differ in the third decimal place"
+    if folder.extra_layers:
+        yield "the layers for multi-token prediction are left out; the next token does not depend on them"
+    if read_json(folder.path / "tokenizer.json").get("normalizer") is not None:
+        yield "llama.cpp does not normalise: a text that is not in Unicode's form NFC gets other ids"
