@@ -13,8 +13,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("stages", "model", "evals", "release")
 GRAPH: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"]
 ORDER = ["snapshot", "curate", "tokenizer", "shards", "pretrain", "export", "evaluate", "release", "publish"]
-STARTED = {"model/launching/node.py": ["model/launching/process.py"]}
-"""Modules that a module starts as processes of their own; no import names them."""
+FAMILIES = [f"model/families/{file.name}" for file in (ROOT / "model" / "families").glob("*.py")]
+UNNAMED = {"model/launching/node.py": ["model/launching/process.py"], "model/families/family.py": FAMILIES}
+"""Modules that a module starts as processes of their own, or finds by their files; no import names them."""
 
 
 def modules_of(stage: str) -> set[str]:
@@ -25,7 +26,7 @@ def modules_of(stage: str) -> set[str]:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += [*imported_by(ROOT / name), *STARTED.get(name, [])]
+            waiting += [*imported_by(ROOT / name), *UNNAMED.get(name, [])]
     return found
 
 
