@@ -47,6 +47,8 @@ class Gradients:
     """Norms of the gradients of the model's parts."""
     balance_loss: float | None
     """How unevenly a mixture's experts are used (`model.network.experts`); None without experts."""
+    further_loss: float | None
+    """Cross entropy of the tokens after the next (multi-token prediction), the mean over them; None if not trained."""
 
 
 class Trainer:
@@ -60,7 +62,7 @@ class Trainer:
     def __init__(self, job: Job, device: torch.device) -> None:
         self._settings = settings = job.pretrain
         self._vocab_size = job.shards.vocab_size
-        self._has_experts = job.model.experts is not None
+        self._expert_layers = job.model.num_expert_layers
         self.device = device
         self.modules = build_chunks(job.model, settings, self._vocab_size)
         """This rank's runs of layers, first to last."""
@@ -72,6 +74,7 @@ class Trainer:
         self._forward_backward: Callable[..., list[Any]] = get_forward_backward_func()
         self.optimizer = optimizer.build_optimizer(settings, self.ddp)
         self._config.finalize_model_grads_func = finalize_model_grads
+        self._config.moe_router_enable_expert_bias = False  # no change of the biases before the step is taken
         self._config.grad_scale_func = self.optimizer.scale_loss
         self.set_phase(job.plan.phases[0])
         self._begin()
@@ -105,20 +108,23 @@ class Trainer:
         for chunk in self.ddp:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
+        experts.forget_choices(self.modules)
         micro_batches = step.global_batch_size // (self._settings.micro_batch_size * parallel.data_parallel_size())
         shape = (self._settings.micro_batch_size, self._seq_length)
         parts = self._run(batches, self._loss_step, micro_batches, shape)
-        loss, z_loss = self._mean(parts).tolist()
+        loss, z_loss, *further = self._mean(parts).tolist()
         self.optimizer.prepare_grads()
         self._grad_norm, grad_norms = optimizer.gradient_norms(self.optimizer)
         balance = None
-        if self._has_experts:
-            balance = experts.balance_loss(self._config.num_layers, micro_batches, self.device)
-        return Gradients(loss, self._settings.z_loss * z_loss, self._grad_norm, grad_norms, balance)
+        if self._expert_layers:
+            balance = experts.balance_loss(self._expert_layers, micro_batches, self.device)
+        further_loss = sum(further) / len(further) if further else None
+        return Gradients(loss, self._settings.z_loss * z_loss, self._grad_norm, grad_norms, balance, further_loss)
 
     def update(self, rate: float) -> None:
         """Move the weights along the gradient, clipped, with this learning rate."""
         optimizer.apply(self.optimizer, self._settings, rate, self._grad_norm)
+        experts.move_biases(self.modules, self._config.moe_router_bias_update_rate)
         if self.average:
             self.average.update()
 
@@ -132,17 +138,19 @@ class Trainer:
         return chunk(tokens, positions, mask, labels=labels), self._loss
 
     def _loss(self, losses: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the schedule differentiates, and what it collects, from losses `[2, b, s]`.
+        """Return what the schedule differentiates, and what it collects, from the losses of `Decoder`.
 
         The first is divided by the number of parts of a sequence, as the schedule multiplies by it.
         """
         parts = losses.mean(dim=(1, 2))
-        total = (parts[0] + self._settings.z_loss * parts[1]) / parallel.context_parallel_size()
-        return total, parts.detach()
+        total = parts[0] + self._settings.z_loss * parts[1]
+        if self._config.mtp_num_layers:
+            total = total + self._config.mtp_loss_scaling_factor * parts[2:].mean()  # DeepSeek-V3, equation 25
+        return total / parallel.context_parallel_size(), parts.detach()
 
     def _mean(self, parts: list[Tensor]) -> Tensor:
-        """Return the mean of both losses, `[2]`, over micro batches, replicas and parts of the sequences."""
-        zero = torch.zeros(2, dtype=torch.float64, device=self.device)
+        """Return the mean of each loss over micro batches, replicas and parts of the sequences."""
+        zero = torch.zeros(2 + (self._config.mtp_num_layers or 0), dtype=torch.float64, device=self.device)
         return parallel.from_last_stage(
             parallel.mean_over_replicas(torch.stack(parts).double().mean(0) if parts else zero)
         )

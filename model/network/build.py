@@ -11,8 +11,12 @@ from model import megatron
 megatron.install()
 
 from megatron.core.models.common.embeddings import rope_utils  # noqa: E402 - after install
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec  # noqa: E402
+from megatron.core.models.gpt.gpt_layer_specs import (  # noqa: E402
+    get_gpt_decoder_block_spec,
+    get_gpt_mtp_block_spec,
+)
 from megatron.core.transformer.moe.moe_layer import MoELayer  # noqa: E402
+from megatron.core.transformer.multi_token_prediction import MultiTokenPredictionBlockSubmodules  # noqa: E402
 from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
 from megatron.core.transformer.torch_norm import WrappedTorchNorm  # noqa: E402
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules  # noqa: E402
@@ -70,9 +74,10 @@ def build_chunks(model: ModelSettings, pretrain: PretrainSettings, vocab_size: i
 
 
 def _chunk(config: TransformerConfig, model: ModelSettings, vocab_size: int, vp_stage: int | None) -> Decoder:
+    layers = _layer_spec(config, model, vp_stage)
     chunk = Decoder(
         config,
-        _layer_spec(config, model, vp_stage),
+        layers,
         vocab_size=model.padded_vocab_size(vocab_size),
         unpadded_vocab_size=vocab_size,
         max_sequence_length=model.seq_length,
@@ -81,6 +86,7 @@ def _chunk(config: TransformerConfig, model: ModelSettings, vocab_size: int, vp_
         position_embedding_type="rope",
         rotary_base=model.rotary_base,
         share_embeddings_and_output_weights=model.share_embeddings_and_output_weights,
+        mtp_block_spec=_further_tokens_spec(config, layers, vp_stage),
         vp_stage=vp_stage,
     )
     chunk.rotary_pos_emb = Rotary(model.rotary_width, model.rotary_base, model.rope_scalings)
@@ -185,6 +191,18 @@ def _layer_spec(config: TransformerConfig, model: ModelSettings, vp_stage: int |
         model.adapt(layer)
     if not with_engine:
         block.layer_norm = Norm
+    return block
+
+
+def _further_tokens_spec(
+    config: TransformerConfig, layers: TransformerBlockSubmodules, vp_stage: int | None
+) -> MultiTokenPredictionBlockSubmodules | None:
+    """Return what predicts tokens beyond the next, from a layer like the last of the model; None if nothing does."""
+    if config.mtp_num_layers is None:
+        return None
+    block = get_gpt_mtp_block_spec(config, layers, use_transformer_engine=False, vp_stage=vp_stage)
+    for layer in block.layer_specs if block else []:
+        layer.submodules.enorm = layer.submodules.hnorm = layer.submodules.layer_norm = Norm
     return block
 
 

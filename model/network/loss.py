@@ -36,6 +36,7 @@ def output_losses(
     vocab_size: int,
     z_loss: float = 0.0,
     sequence_parallel: bool = False,
+    labelled: Tensor | None = None,
 ) -> Tensor:
     """Return cross entropy in nats and the squared log-denominator of the softmax, `[2, b, s]` float32.
 
@@ -47,12 +48,20 @@ def output_losses(
         z_loss: Weight of the second output, relative to the first, in what will be differentiated. Gradients are made
             before the loss is known, so it must be a multiple of sum(first + z_loss * second); no other is accepted.
         sequence_parallel: Whether `hidden` is a part.
+        labelled: `[b, s]`, True for the tokens that have a label; the losses of the others are 0. All have if None.
     """
     if sequence_parallel:
         hidden = gather_from_sequence_parallel_region(hidden)
     else:
         hidden = copy_to_tensor_model_parallel_region(hidden)
-    losses: Tensor = _OutputLosses.apply(hidden.flatten(0, 1), weight, labels.t().flatten(), vocab_size, z_loss)
+    tokens, targets = hidden.flatten(0, 1), labels.t().flatten()
+    losses: Tensor
+    if labelled is None:
+        losses = _OutputLosses.apply(tokens, weight, targets, vocab_size, z_loss)
+    else:
+        some = labelled.t().flatten().nonzero().squeeze(1)
+        of_some = _OutputLosses.apply(tokens[some], weight, targets[some], vocab_size, z_loss)
+        losses = of_some.new_zeros(2, len(tokens)).index_copy(1, some, of_some)
     return losses.view(2, *hidden.shape[:2]).transpose(1, 2).contiguous()
 
 
