@@ -32,7 +32,8 @@ def job() -> Job:
     shape = {"num_layers": 1, "hidden_size": 8, "ffn_hidden_size": 8, "num_attention_heads": 1, "num_query_groups": 1}
     files = {"digest": "", "tokens": "", "tokenizer": "", "tokenizer_sha256": ""}
     shards = {**files, "vocab_size": 101, "end_of_document": 0, "pad": 1}
-    settings = {"model": {"family": "llama", **shape, "seq_length": 8}, "pretrain": pretrain, "shards": shards, "versions": {}}
+    model = {"family": "llama", **shape, "seq_length": 8}
+    settings = {"model": model, "pretrain": pretrain, "shards": shards, "versions": {}}
     return Job.model_validate(settings)
 
 
