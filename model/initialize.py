@@ -28,16 +28,15 @@ def initialize(job: Job, folder: Path) -> None:
     initial = folder / "initial"
     if initial.exists():
         return
+    start = job.pretrain.start
     with unsplit.process(num_threads=1, seed=job.pretrain.weight_seed):
-        decoder = unsplit.build(job.model, job.shards.vocab_size)
-        start = job.pretrain.start
         if isinstance(start, FromHuggingFace):
-            from model.convert.from_transformers import (
-                read_transformers,  # a second of imports that other runs are spared
-            )
+            from model.convert import from_transformers  # a second of imports that other runs are spared
 
-            read_transformers(Path(start.path), job, decoder)
-        elif isinstance(start, FromCheckpoint):
+            from_transformers.start(Path(start.path), job).write(initial, {})
+            return
+        decoder = unsplit.build(job.model, job.shards.vocab_size)
+        if isinstance(start, FromCheckpoint):
             _read_checkpoint(Path(start.path), decoder)
         unsplit.save(initial, decoder)
 

@@ -69,13 +69,19 @@ def require(path: Path, stage: str) -> Path:
 
 @contextlib.contextmanager
 def output(stage: str) -> Iterator[Path]:
-    """Yield an empty directory that becomes `out/<stage>` when the block ends without an exception.
+    """Yield an empty directory that becomes `out/<stage>` when the block ends without an exception, as `whole` does."""
+    with whole(OUT / stage) as partial:
+        yield partial
 
-    Until then it is `out/<stage>.partial`; an exception removes it, and what a killed run left of it is
-    removed by the next one. So `out/<stage>` is whole or absent.
+
+@contextlib.contextmanager
+def whole(final: Path) -> Iterator[Path]:
+    """Yield an empty directory that becomes `final` when the block ends without an exception.
+
+    Until then it is `<final>.partial`; an exception removes it, and what a killed run left of it is
+    removed by the next one. So `final` is whole or absent.
     """
-    final = OUT / stage
-    partial = final.with_name(f"{stage}.partial")
+    partial = final.with_name(f"{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

@@ -52,6 +52,27 @@ def save(path: Path, state: dict[str, Any]) -> None:
     Write(path, state, {}).finish()
 
 
+def stream(path: Path, state: dict[str, Any], documents: dict[str, Any], value: Callable[[Place], Tensor]) -> None:
+    """Write a checkpoint of more tensors than there is memory for, whole or not at all.
+
+    Args:
+        path: As for `save`.
+        state: As for `save`, of tensors on the meta device.
+        documents: Files to put in, by name: bytes, or what JSON is made of.
+        value: Returns the value of the tensor of a name that begins at a place, in the order of names and places.
+            What it raises is raised here, and nothing is left of the checkpoint.
+
+    Raises:
+        UserError: As for `save`.
+    """
+    write = Write(path, state, documents, value)
+    try:
+        write.finish()
+    except BaseException:
+        write.abandon()
+        raise
+
+
 def load(path: Path, state: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a checkpoint, written under any layout; every rank calls this.
 

@@ -61,16 +61,24 @@ class Write:
     Args:
         path: The folder that appears when it is whole, in place of one that is there.
         state: A sharded state dict, which is taken apart.
-        documents: JSON files to put in, by name.
+        documents: Files to put in, by name: bytes, or what JSON is made of.
+        value: Returns the value of a tensor when its turn comes, for a state of tensors without memory.
 
     Raises:
         UserError: The folder cannot be made.
     """
 
-    def __init__(self, path: Path, state: dict[str, Any], documents: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        state: dict[str, Any],
+        documents: dict[str, Any],
+        value: Callable[[Place], Tensor] | None = None,
+    ) -> None:
         self.path = path
         self._partial = path.with_name(path.name + PARTIAL)
         self._documents = documents
+        self._value = value
         self._thread = threading.Thread(target=self._write)
         self._on_first(self._make_folder)
         sharded, common = save_preprocess(state)
@@ -107,9 +115,13 @@ class Write:
         dist.all_gather_object(parts, self._part)
         self._on_first(lambda: self._complete(parts))
 
+    def abandon(self) -> None:
+        """Clear up after a write that did not come to its end."""
+        shutil.rmtree(self._partial, ignore_errors=True)
+
     def _write(self) -> None:
         if self._plan.file:
-            self._part = self._plan.file.write()
+            self._part = self._plan.file.write(self._value)
 
     def _on_first(self, action: Callable[[], None]) -> None:
         """Do something on the first rank; when it fails there, clear up and fail everywhere."""
@@ -140,11 +152,12 @@ class Write:
         (self._partial / COMMON_STATE_FNAME).write_bytes(self._common)
         save_config(CheckpointingConfig(self._plan.backend, self._plan.version), str(self._partial))
         for name, document in self._documents.items():
-            write_json(self._partial / name, document)
+            _write_document(self._partial / name, document)
         measured = {name: digest for part in parts for name, digest in part.digests.items()}
-        rest = sorted(file for file in self._partial.iterdir() if file.name not in measured)
-        digests.write(self._partial, measured | {file.name: digests.measure(file) for file in rest})
-        for file in [*rest, self._partial / digests.NAME, self._partial]:
+        found = {path.relative_to(self._partial).as_posix(): path for path in sorted(self._partial.rglob("*"))}
+        rest = {name: path for name, path in found.items() if name not in measured and path.is_file()}
+        digests.write(self._partial, measured | {name: digests.measure(file) for name, file in rest.items()})
+        for file in [*rest.values(), self._partial / digests.NAME, self._partial]:
             _flush(file)
         shutil.rmtree(self.path, ignore_errors=True)
         self._partial.rename(self.path)
@@ -160,6 +173,14 @@ class Write:
         )
         with (self._partial / ".metadata").open("wb") as file:
             _ByValue(file).dump(index)
+
+
+def _write_document(file: Path, document: Any) -> None:
+    file.parent.mkdir(exist_ok=True)
+    if isinstance(document, bytes):
+        file.write_bytes(document)
+    else:
+        write_json(file, document)
 
 
 def _flush(path: Path) -> None:
@@ -254,12 +275,14 @@ class _File:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    def write(self) -> _Part:
-        """Write it and return what came of it."""
+    def write(self, value: Callable[[Place], Tensor] | None) -> _Part:
+        """Write it, tensor by tensor, and return what came of it; `value` is that of `Write`."""
         try:
             with self._path.open("wb") as stream:
                 results = [self._entry(stream, item, io.BytesIO(data)) for item, data in self._objects]
-                results += [self._entry(stream, item, _compact(tensor.cpu())) for item, tensor in self._tensors]
+                for item, tensor in self._tensors:
+                    tensor = value(_place(item)) if value else tensor.cpu()
+                    results.append(self._entry(stream, item, _compact(tensor)))
                 stream.flush()
                 os.fsync(stream.fileno())
             return _Part(results, {self._path.name: digests.measure(self._path)})

@@ -1,99 +1,93 @@
-"""A Megatron-Core checkpoint as a `transformers` folder, which must be the same model."""
+"""Checkpoints of a run as `transformers` folders, each of which must be the same model."""
 
-import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from model.convert import unsplit
-from model.convert.config import Ids, model_class, to_config
+from model.convert.config import model_class
+from model.convert.described import Described
 from model.convert.parity import Parity, compare, first_difference
+from model.convert.to_transformers import Export
 from model.data.batches import Batch, ValidationData
-from model.families.family import ModelSettings
-from model.families.weights import tensors
-from model.job import Job, Shards
+from model.job import Job
 from model.network.decoder import Decoder
-from model.plan import final_model
 from stages.errors import UserError
-from stages.files import read_json, write_json
 
 # torch's own checkpoint reader warns of the ShardedTensor in its own planner.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.checkpoint")
 
 
-def export(job: Job, trained: Path, folder: Path, num_threads: int, sequences: int, limits: dict[str, float]) -> Parity:
+@dataclass(frozen=True)
+class Gate:
+    """How close an exported model must be to the trained one, and on what."""
+
+    sequences: int
+    """Validation sequences of each domain on which both run."""
+    limits: dict[str, float]
+    """Largest `max_abs_logit_difference` and `loss_difference`."""
+
+
+def export(
+    job: Job, trained: Path, described: Described, folder: Path, dtype: torch.dtype, shard_size: int, gate: Gate
+) -> Parity:
     """Write a checkpoint of a job as a `transformers` model with its tokenizer, and compare the two.
 
-    The model is the one that the last phase leaves: with the longest context and the last rotary base.
+    The process has joined a group of its own (`unsplit.process`).
 
     Args:
         job: What was trained.
         trained: Weights of it, written under any layout.
+        described: The model at that checkpoint.
         folder: Where the exported model is written.
-        num_threads: CPU threads.
-        sequences: Validation sequences of each domain on which both are compared.
-        limits: Largest `max_abs_logit_difference` and `loss_difference`.
+        dtype: Type of its tensors. The trained weights are rounded to it before they are compared.
+        shard_size: Largest size of a file in bytes.
+        gate: What decides.
 
     Raises:
         UserError: The exported model is not the trained one; the message says where they part.
     """
     disable_progress_bar()
-    model = final_model(job.model, job.pretrain)
-    with unsplit.process(num_threads):
-        megatron = unsplit.build(model, job.shards.vocab_size).eval()
-        unsplit.load(trained, megatron)
-        write_transformers(megatron, model, job.shards, folder)
-        exported = model_class(model).from_pretrained(folder, dtype=torch.float32).eval()
-        batches = list(_validation(job, model.seq_length, sequences))
-        parity = compare(megatron, exported, batches)
-        exceeded = parity.exceeded(limits)
-        if exceeded:
-            where = first_difference(megatron, exported, batches[0], limits["max_abs_logit_difference"])
-            raise UserError(f"the exported model is not the trained one: {'; '.join(exceeded)}. They part at {where}.")
+    model = described.model
+    weights = Export(trained, model, described.vocab_size, dtype, shard_size)
+    described.write(weights, folder)
+    if len(AutoTokenizer.from_pretrained(folder)) != described.vocab_size:
+        raise UserError(
+            f"the tokenizer in '{described.tokenizer}' is not the one of the shards; run `dvc repro shards`"
+        )
+    megatron = _rounded(trained, described, weights)
+    exported = load(folder, described)
+    batches = list(_validation(job, model.seq_length, gate.sequences))
+    parity = compare(megatron, exported, batches)
+    exceeded = parity.exceeded(gate.limits)
+    if exceeded:
+        where = first_difference(megatron, exported, batches[0], gate.limits["max_abs_logit_difference"])
+        raise UserError(f"the exported model is not the trained one: {'; '.join(exceeded)}. They part at {where}.")
     return parity
 
 
-def write_transformers(megatron: Decoder, model: ModelSettings, shards: Shards, folder: Path) -> None:
-    """Write configuration, weights and tokenizer with `transformers`' own writers."""
-    exported = to_model(megatron, model, shards)
-    config = exported.config
-    exported.generation_config = GenerationConfig(
-        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
-    )
-    exported.save_pretrained(folder)
-    _write_tokenizer(Path(shards.tokenizer).parent, folder, model.seq_length)
-    if len(AutoTokenizer.from_pretrained(folder)) != shards.vocab_size:
-        raise UserError(
-            f"the tokenizer in '{Path(shards.tokenizer).parent}' is not the one of the shards; run `dvc repro shards`"
-        )
-
-
-def to_model(megatron: Decoder, model: ModelSettings, shards: Shards) -> PreTrainedModel:
-    """Return the `transformers` model with the weights of an unsplit model."""
-    own = megatron.state_dict()
-    weights: dict[str, torch.Tensor] = {}
-    for weight in model.weights(shards.vocab_size):
-        weights.update(tensors(weight, own[weight.megatron]))
-    config = to_config(model, Ids(shards.vocab_size, shards.end_of_document, shards.pad))
-    loaded: Any = model_class(model).from_pretrained(
-        None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
-    )
-    exported: PreTrainedModel = loaded[0]  # in evaluation mode
+def load(folder: Path, described: Described) -> PreTrainedModel:
+    """Return the exported model, in float32, as everybody will read it."""
+    loaded: Any = model_class(described.model).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    exported: PreTrainedModel = loaded[0].eval()
     assert not any(loaded[1].values()), loaded[1]
     return exported
 
 
-def _write_tokenizer(source: Path, folder: Path, model_max_length: int) -> None:
-    """Copy the tokenizer's files; its configuration gets the context length, which it did not know."""
-    for file in sorted(source.iterdir()):
-        shutil.copyfile(file, folder / file.name)
-    config = folder / "tokenizer_config.json"
-    write_json(config, {**read_json(config), "model_max_length": model_max_length})
+def _rounded(trained: Path, described: Described, weights: Export) -> Decoder:
+    """Return the trained model in float32, read by Megatron-Core itself, with the weights rounded as exported."""
+    megatron: Decoder = unsplit.build(described.model, described.vocab_size).eval()
+    unsplit.load(trained, megatron)
+    own = megatron.state_dict()
+    for name, dtype in weights.dtypes.items():
+        own[name].copy_(own[name].to(dtype))
+    return megatron
 
 
 def _validation(job: Job, seq_length: int, sequences: int) -> Iterator[Batch]:

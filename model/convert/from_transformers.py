@@ -1,40 +1,202 @@
-"""Reads a `transformers` folder into Megatron-Core's model, after every check that the two are one model."""
+"""Reads a `transformers` folder into Megatron-Core's model, after every check that the two are one model.
 
-import contextlib
-from collections.abc import Iterator
+Weight by weight: the memory is that of one, beside what the weights are read into, if that is no file.
+"""
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
+from torch import Tensor
 
+from model.checkpoints import checkpoint
+from model.checkpoints.writer import Place
+from model.convert import tensor_files, unsplit
 from model.convert.config import from_config, read
+from model.convert.faults import differences, listed, require_finite
+from model.convert.tensor_files import DTYPES, Entry
+from model.convert.to_transformers import INDEX
+from model.convert.unsplit import Piece
 from model.families.family import ModelSettings
-from model.families.weights import Weight, fill
-from model.families.weights import tensors as weight_tensors
+from model.families.weights import Weight, fill, tensors
 from model.job import Job
 from model.network.decoder import Decoder
 from stages.errors import UserError
 
 FREE = {"seq_length", "init_method_std", "make_vocab_size_divisible_by", "aux_loss_coefficient"}
 """Settings that a model and the one it starts from need not share: no weight depends on them."""
-DTYPES = ("F32", "BF16", "F16")
-"""Types that float32 holds exactly, as safetensors names them."""
-DERIVED = ".rotary_emb.inv_freq"
-"""End of the names of tensors that old checkpoints carry along, a function of rope_theta."""
-_NAMED = 5
+DERIVED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
+"""Ends of the names of tensors that old checkpoints carry along: functions of the settings."""
 
 
-class OnDisk(NamedTuple):
-    """A tensor on disk."""
+class Import:
+    """The weights of a `transformers` folder on their way to Megatron-Core; none is read before it is asked for.
 
-    file: Any
-    """The open file."""
-    shape: tuple[int, ...]
-    """Its sizes."""
-    dtype: str
-    """Its type as safetensors names it."""
+    Args:
+        folder: The folder.
+        model: The settings of the model in it.
+        vocab_size: Its ids.
+        dtype: Type of the weights that are made, or None to keep what is stored. Some are float32 in every model of a
+            family.
+
+    Raises:
+        UserError: A tensor is missing, left over, or of another shape or type than the model's; a file is damaged.
+    """
+
+    def __init__(self, folder: Path, model: ModelSettings, vocab_size: int, dtype: torch.dtype | None) -> None:
+        self._folder = folder
+        self._skeleton = unsplit.skeleton(model, vocab_size)
+        self._pieces = unsplit.pieces(self._skeleton)
+        own = {name: weight for name, weight in self._skeleton.state_dict().items() if name in self._pieces}
+        self._weights = {weight.megatron: weight for weight in model.weights(vocab_size)}
+        assert own.keys() == self._weights.keys()
+        parts = [tensors(weight, own[name]) for name, weight in self._weights.items()]
+        shapes = {name: tuple(part.shape) for name, part in itertools.chain.from_iterable(parts)}
+        self.tensors = _of_the_model(folder, _entries(folder), shapes, model.share_embeddings_and_output_weights)
+        """Every tensor that is read, by name."""
+        self._empty = {name: own[name].to(self._dtype(weight, dtype)) for name, weight in self._weights.items()}
+        if dtype is None:
+            self._require_one_type()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors that are read."""
+        return sum(entry.nbytes for entry in self.tensors.values())
+
+    @property
+    def written(self) -> int:
+        """Bytes that are written, but for descriptions."""
+        return sum(empty.nbytes for empty in self._empty.values())
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements of all tensors that are read."""
+        return sum(math.prod(entry.shape) for entry in self.tensors.values())
+
+    def fill(self, decoder: Decoder) -> None:
+        """Fill an unsplit model, whatever the type of its weights.
+
+        Raises:
+            UserError: A tensor is not finite.
+        """
+        own = decoder.state_dict()
+        for name, weight in self._weights.items():
+            fill(weight, own[name], self._tensor)
+
+    def write(self, path: Path, documents: dict[str, Any], progress: Callable[[int], object] = lambda _: None) -> None:
+        """Write a checkpoint for any layout, whole or not at all, with the bytes of one of a model that was filled.
+
+        Args:
+            path: The folder to make.
+            documents: Files to put in, by name: bytes, or what JSON is made of.
+            progress: Called with the bytes that have been read since.
+
+        Raises:
+            UserError: A tensor is not finite, or the disk is full.
+        """
+        state = unsplit.weights(self._skeleton)
+        for name, entry in state["model"].items():
+            if name in self._empty:
+                entry.data = self._empty[name]
+                entry.dtype = entry.data.dtype
+
+        def read(name: str) -> Tensor:
+            value = torch.empty_like(self._empty[name], device="cpu")
+            fill(self._weights[name], value, self._tensor)
+            progress(sum(self.tensors[part].nbytes for part in self._weights[name].parts))
+            return value
+
+        checkpoint.stream(path, state, documents, _Values(self._pieces, read))
+
+    def _tensor(self, name: str) -> Tensor:
+        tensor = tensor_files.read(self.tensors[name])
+        require_finite(tensor, f"'{self.tensors[name].file}': {name}")
+        return tensor
+
+    def _dtype(self, weight: Weight, dtype: torch.dtype | None) -> torch.dtype:
+        if dtype is None:
+            return DTYPES[self.tensors[weight.parts[0]].dtype]
+        return torch.float32 if weight.float32 else dtype
+
+    def _require_one_type(self) -> None:
+        """Refuse to keep types that a checkpoint cannot: it holds a weight of all layers as one tensor."""
+        types: defaultdict[str, set[str]] = defaultdict(set)
+        for name, weight in self._weights.items():
+            types[self._pieces[name][0].key].update(self.tensors[part].dtype for part in weight.parts)
+        faults = [f"{key} is {' and '.join(sorted(some))}" for key, some in types.items() if len(some) > 1]
+        if faults:
+            raise UserError(f"the weights in '{self._folder}' have several types: {listed(faults)}. Choose one dtype.")
+
+
+class _Values:
+    """The values of a checkpoint's pieces. Those of a weight follow each other, so that it is read once."""
+
+    def __init__(self, pieces: dict[str, list[Piece]], read: Callable[[str], Tensor]) -> None:
+        self._places = {(piece.key, piece.offset): (name, piece) for name, some in pieces.items() for piece in some}
+        self._read = read
+        self._last: tuple[str, Tensor] | None = None
+
+    def __call__(self, place: Place) -> Tensor:
+        name, piece = self._places[place]
+        if self._last is None or self._last[0] != name:
+            self._last = None  # two weights are not held at once
+            self._last = name, self._read(name)
+        return piece.of(self._last[1])
+
+
+def _entries(folder: Path) -> dict[str, Entry]:
+    """Return every tensor of a folder by name."""
+    index = folder / INDEX
+    found: dict[str, Entry] = {}
+    for file in _files(index) if index.exists() else ["model.safetensors"]:
+        tensors_there = tensor_files.entries(folder / file)
+        twice = listed(f"{name} is in '{found[name].file}' too" for name in found.keys() & tensors_there.keys())
+        if twice:
+            raise UserError(f"'{folder / file}' is of another model than the files beside it: {twice}; copy them again")
+        found |= tensors_there
+    return found
+
+
+def _files(index: Path) -> list[str]:
+    try:
+        return sorted(set(read(index)["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"'{index}' is damaged (it has no weight_map); copy it again") from None
+
+
+def _of_the_model(
+    folder: Path, found: dict[str, Entry], shapes: dict[str, tuple[int, ...]], tied: bool
+) -> dict[str, Entry]:
+    """Return those of a folder's tensors that are read, which must be the model's."""
+    found = {name: entry for name, entry in found.items() if not name.endswith(DERIVED)}
+    if tied:
+        _drop_tied(folder, found, shapes)
+    faults = differences({name: entry.shape for name, entry in found.items()}, shapes)
+    types = {name: found[name].dtype for name in sorted(found) if found[name].dtype not in DTYPES}
+    faults += [f"{name} is {dtype}, none of {', '.join(DTYPES)}" for name, dtype in types.items()]
+    if faults:
+        raise UserError(f"the weights in '{folder}' are not the model's: {listed(faults)}")
+    return found
+
+
+def _drop_tied(folder: Path, found: dict[str, Entry], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Take out the output layer of a model that has none of its own, but that was saved as if it had."""
+    for head, table in (
+        ("lm_head.weight", "model.embed_tokens.weight"),
+        ("embed_out.weight", "gpt_neox.embed_in.weight"),
+    ):
+        if head in found and head not in shapes and table in found:
+            if not torch.equal(tensor_files.read(found[head]), tensor_files.read(found[table])):
+                raise UserError(
+                    f"'{folder}' is to share embeddings and output weights, but its {head} is not its {table}; "
+                    "correct tie_word_embeddings in its config.json and model.share_embeddings_and_output_weights"
+                )
+            del found[head]
 
 
 def read_transformers(folder: Path, job: Job, decoder: Decoder) -> None:
@@ -44,16 +206,18 @@ def read_transformers(folder: Path, job: Job, decoder: Decoder) -> None:
         UserError: The folder is not whole, or is another model than params.yaml describes, or was trained on other
             tokens than the shards hold; each difference is named.
     """
+    start(folder, job).fill(decoder)
+
+
+def start(folder: Path, job: Job) -> Import:
+    """Return the weights of a `transformers` folder that a job starts from, in float32.
+
+    Raises:
+        UserError: As for `read_transformers`.
+    """
     _check_config(folder, job)
     _check_tokenizer(folder, Path(job.shards.tokenizer))
-    weights = list(job.model.weights(job.shards.vocab_size))
-    own = {name: weight for name, weight in decoder.state_dict().items() if isinstance(weight, torch.Tensor)}
-    assert own.keys() == {weight.megatron for weight in weights}
-    with contextlib.ExitStack() as files:
-        tensors = _open(folder, files)
-        _check_tensors(folder, tensors, dict(_shapes(weights, own)), job.model)
-        for weight in weights:
-            fill(weight, own[weight.megatron], lambda name: tensors[name].file.get_tensor(name))
+    return Import(folder, job.model, job.shards.vocab_size, torch.float32)
 
 
 def _check_config(folder: Path, job: Job) -> None:
@@ -97,57 +261,3 @@ def _check_tokenizer(folder: Path, tokenizer: Path) -> None:
             f"{theirs.get(token)} there and {ours.get(token)} here. Set tokenizer.path to that file and run "
             "`dvc repro shards`."
         )
-
-
-def _open(folder: Path, files: contextlib.ExitStack) -> dict[str, OnDisk]:
-    """Return every tensor of the folder by name; the files stay open as long as `files`."""
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(read(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
-    tensors = {}
-    for name in names:
-        try:
-            file = files.enter_context(safe_open(folder / name, "pt"))
-        except FileNotFoundError:
-            raise UserError(f"'{folder / name}' is missing; bring it back, or choose another folder") from None
-        except SafetensorError as error:
-            raise UserError(f"'{folder / name}' is damaged ({error}); copy it again") from None
-        for key in file.keys():  # noqa: SIM118 - it is no mapping
-            part = file.get_slice(key)
-            tensors[key] = OnDisk(file, tuple(part.get_shape()), part.get_dtype())
-    return tensors
-
-
-def _shapes(weights: list[Weight], own: dict[str, torch.Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for weight in weights:
-        for name, tensor in weight_tensors(weight, own[weight.megatron]):
-            yield name, tuple(tensor.shape)
-
-
-def _check_tensors(
-    folder: Path, tensors: dict[str, OnDisk], shapes: dict[str, tuple[int, ...]], model: ModelSettings
-) -> None:
-    found = {name: tensor for name, tensor in tensors.items() if not name.endswith(DERIVED)}
-    if model.share_embeddings_and_output_weights:
-        _drop_tied(folder, found)
-    both = sorted(found.keys() & shapes.keys())
-    faults = [
-        *(f"{name} is missing" for name in sorted(shapes.keys() - found.keys())),
-        *(f"{name} is left over" for name in sorted(found.keys() - shapes.keys())),
-        *(f"{key} is {found[key].shape}, not {shapes[key]}" for key in both if found[key].shape != shapes[key]),
-        *(f"{key} is {found[key].dtype}, none of {DTYPES}" for key in both if found[key].dtype not in DTYPES),
-    ]
-    if faults:
-        more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
-        raise UserError(f"the weights in '{folder}' are not the model's: {'; '.join(faults[:_NAMED])}{more}")
-
-
-def _drop_tied(folder: Path, found: dict[str, OnDisk]) -> None:
-    """Take out the output layer of a model that has none of its own, but that was saved as if it had."""
-    head, table = "lm_head.weight", "model.embed_tokens.weight"
-    if head in found and table in found:
-        if not torch.equal(found[head].file.get_tensor(head), found[table].file.get_tensor(table)):
-            raise UserError(
-                f"'{folder}' is to share embeddings and output weights, but its {head} is not its {table}; "
-                "correct tie_word_embeddings in its config.json and model.share_embeddings_and_output_weights"
-            )
-        del found[head]

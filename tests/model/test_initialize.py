@@ -222,7 +222,7 @@ REFUSALS: dict[str, tuple[Damage, str]] = {
     ),
     "another type": (
         weights_changed(lambda weights: weights | {NORM: weights[NORM].double()}),
-        r"model\.norm\.weight is F64, none of \('F32', 'BF16', 'F16'\)",
+        r"model\.norm\.weight is F64, none of F32, BF16, F16",
     ),
     "another tokenizer": (
         with_another_tokenizer,

@@ -1,19 +1,24 @@
 """Export: the gate that compares, and the stage that writes."""
 
-import copy
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model import parallel
 from model.checkpoints import checkpoint
-from model.convert import export, parity, unsplit
+from model.convert import described, export, parity, unsplit
+from model.convert.to_transformers import Export
 from model.data.batches import Batch
 from model.families.family import ModelSettings
+from model.families.llama import Llama
+from model.families.weights import Weight
 from model.job import Job
 from model.layout import LayoutSettings
 from model.network.build import build_model
@@ -24,6 +29,7 @@ from stages.files import read_json, write_json
 from tests.model import corpus, jobs
 from tests.model.two_processes import TwoProcesses
 
+Mapping = Callable[[list[Weight]], list[Weight]]
 LIMITS = {"max_abs_logit_difference": 1e-4, "loss_difference": 1e-5}
 
 
@@ -38,18 +44,26 @@ def batch() -> Batch:
     return Batch(tokens[:, :-1], tokens[:, 1:], torch.arange(16).expand(2, -1), None)
 
 
-def pair(model: ModelSettings) -> tuple[Decoder, Any]:
-    """Return a random model and its export, with memory of its own."""
+def write(folder: Path, model: ModelSettings, mapping: Mapping | None = None) -> tuple[Decoder, Any]:
+    """Return a random model and its export, which is written by another mapping of the weights if one is given."""
     megatron = unsplit.build(model, jobs.VOCAB_SIZE).eval()
-    return megatron, copy.deepcopy(export.to_model(megatron, model, jobs.job(Path("tokenizer.json"), model).shards))
+    unsplit.save(folder / "checkpoint", megatron)
+    of_model = replace(described.of_run(jobs.job(folder / "tokenizer.json", model)), tokenizer=None)
+    weights = Export(folder / "checkpoint", model, jobs.VOCAB_SIZE, torch.float32, 10**9)
+    if mapping:
+        weights.weights = list(mapping(weights.weights))
+    of_model.write(weights, folder / "model")
+    return megatron, export.load(folder / "model", of_model)
 
 
 TIED = jobs.LLAMA.model_copy(update={"share_embeddings_and_output_weights": True})
 
 
 @pytest.mark.parametrize("model", [jobs.LLAMA, TIED, jobs.MIXTRAL], ids=["llama", "tied", "mixtral"])
-def test_exported_logits_and_loss_are_those_of_the_trained_model(one_process: None, model: ModelSettings) -> None:
-    found = parity.compare(*pair(model), [batch()])
+def test_exported_logits_and_loss_are_those_of_the_trained_model(
+    one_process: None, model: ModelSettings, tmp_path: Path
+) -> None:
+    found = parity.compare(*write(tmp_path, model), [batch()])
     assert found.tokens == 32
     assert found.max_abs_logit > 0.5
     assert found.max_abs_logit_difference <= 2e-5
@@ -57,52 +71,81 @@ def test_exported_logits_and_loss_are_those_of_the_trained_model(one_process: No
     assert found.exceeded(LIMITS) == []
 
 
-def swap_heads(weights: dict[str, Any]) -> None:
-    query = weights["model.layers.1.self_attn.q_proj.weight"]
-    query[:16] = query[:16].flip(0)
+def changed(layer: int, name: str, change: Callable[[Weight], Weight]) -> Mapping:
+    """Return a mapping in which one weight of a layer is mapped otherwise."""
+    wrong = f"decoder.layers.{layer}.{name}.weight"
+    return lambda weights: [change(weight) if weight.megatron == wrong else weight for weight in weights]
 
 
-def swap_gate_and_up(weights: dict[str, Any], layer: int = 2) -> None:
-    gate, up = (weights[f"model.layers.{layer}.mlp.{name}_proj.weight"] for name in ("gate", "up"))
-    gate[:], up[:] = up.clone(), gate.clone()
+def crossed(weight: Weight) -> Weight:
+    """Swap the first head's query with its key."""
+
+    def views(own: Tensor) -> list[Tensor]:
+        query, key, value = (view.clone() for view in weight.views(own))
+        head = key.shape[1]
+        query[0, :head], key[0] = key[0].clone(), query[0, :head].clone()
+        return [query, key, value]
+
+    return replace(weight, views=views)
 
 
-def scale_norm(weights: dict[str, Any]) -> None:
-    weights["model.norm.weight"] *= 1.01
+def backwards(weight: Weight) -> Weight:
+    return replace(weight, parts=weight.parts[::-1])
 
 
-def swap_experts(weights: dict[str, Any]) -> None:
-    down = weights["model.layers.1.mlp.experts.down_proj"]
-    down[:2] = down[:2].flip(0)
+def shifted(weights: list[Weight]) -> list[Weight]:
+    """Give every layer's norms and matrices to the next."""
+
+    def next_layer(found: re.Match[str]) -> str:
+        return f"layers.{(int(found[1]) + 1) % 3}."
+
+    return [
+        replace(weight, parts=tuple(re.sub(r"layers\.(\d+)\.", next_layer, part) for part in weight.parts))
+        for weight in weights
+    ]
 
 
-def turn_router(weights: dict[str, Any]) -> None:
-    weights["model.layers.2.mlp.gate.weight"] *= -1
+def turned(weight: Weight) -> Weight:
+    return replace(weight, views=lambda own: [-own])
 
 
-WRONG = {
-    "heads": (jobs.LLAMA, swap_heads, "layer 1"),
-    "gate and up": (jobs.LLAMA, swap_gate_and_up, "layer 2"),
-    "norm": (jobs.LLAMA, scale_norm, "the final norm or the output projection"),
+def swap_experts(weights: list[Weight]) -> list[Weight]:
+    """Swap what two experts of layer 1 multiply last."""
+    names = [f"decoder.layers.1.mlp.experts.local_experts.{index}.linear_fc2.weight" for index in (0, 1)]
+    one, other = (next(weight for weight in weights if weight.megatron == name) for name in names)
+    parts = {one.megatron: other.parts, other.megatron: one.parts}
+    return [replace(weight, parts=parts.get(weight.megatron, weight.parts)) for weight in weights]
+
+
+WRONG: dict[str, tuple[ModelSettings, Mapping, str]] = {
+    "a query and its key": (jobs.LLAMA, changed(1, "self_attention.linear_qkv", crossed), "layer 1"),
+    "gate and up": (jobs.LLAMA, changed(2, "mlp.linear_fc1", backwards), "layer 2"),
+    "layers": (jobs.LLAMA, shifted, "layer 0"),
     "experts": (jobs.MIXTRAL, swap_experts, "layer 1"),
-    "router": (jobs.MIXTRAL, turn_router, "layer 2"),
+    "router": (jobs.MIXTRAL, changed(2, "mlp.router", turned), "layer 2"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_mapping_is_caught_and_located(one_process: None, name: str) -> None:
-    model, change, where = WRONG[name]
-    megatron, exported = pair(model)
-    with torch.no_grad():
-        change(exported.state_dict())
+def test_a_wrong_mapping_is_caught_and_located(one_process: None, name: str, tmp_path: Path) -> None:
+    model, mapping, where = WRONG[name]
+    megatron, exported = write(tmp_path, model, mapping)
     found = parity.compare(megatron, exported, [batch()])
     assert found.max_abs_logit_difference > 1e-3
     assert found.exceeded(LIMITS)[0].startswith("max_abs_logit_difference is")
     assert parity.first_difference(megatron, exported, batch(), 1e-4).startswith(where)
 
 
-def test_a_tie_between_experts_is_no_difference(one_process: None) -> None:
-    megatron, exported = pair(jobs.MIXTRAL)
+def test_a_wrong_norm_is_located_after_the_layers(one_process: None, tmp_path: Path) -> None:
+    megatron, exported = write(tmp_path, jobs.LLAMA)
+    with torch.no_grad():
+        exported.model.norm.weight *= 1.01
+    found = parity.first_difference(megatron, exported, batch(), 1e-4)
+    assert found == "the final norm or the output projection"
+
+
+def test_a_tie_between_experts_is_no_difference(one_process: None, tmp_path: Path) -> None:
+    megatron, exported = write(tmp_path, jobs.MIXTRAL)
     with torch.no_grad():
         for router in (megatron.decoder.layers[1].mlp.router, exported.model.layers[1].mlp.gate):
             router.weight[1:] = router.weight[1]  # experts 1 to 3 are level
@@ -210,13 +253,9 @@ def test_another_model_than_the_trained_one_is_not_written(tmp_path: Path, monke
         unsplit.save(Path("out/pretrain/checkpoint"), unsplit.build(job.model, corpus.VOCAB_SIZE))
     write_export_params(tmp_path)
 
-    def wrong_mapping(*args: Any) -> Any:
-        exported = copy.deepcopy(right(*args))
-        swap_gate_and_up(exported.state_dict(), layer=1)
-        return exported
-
-    right = export.to_model
-    monkeypatch.setattr(export, "to_model", wrong_mapping)
+    right = Llama.weights
+    mapping = changed(1, "mlp.linear_fc1", backwards)
+    monkeypatch.setattr(Llama, "weights", lambda *args: mapping(list(right(*args))))
     with pytest.raises(UserError, match=r"not the trained one: max_abs_logit_difference is .* They part at layer 1"):
         stage.main()
     assert not list(tmp_path.glob("out/export*"))

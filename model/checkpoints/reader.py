@@ -1,0 +1,105 @@
+"""Reads a checkpoint tensor by tensor, in one process and with the memory of one: no process group, no whole model."""
+
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.utils import _create_file_view
+
+from stages.errors import UserError
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of a checkpoint, whatever ranks wrote it."""
+
+    shape: tuple[int, ...]
+    """Its sizes; those of a layer's weight begin with the number of layers."""
+    dtype: torch.dtype
+    """Its type."""
+
+
+class Reader:
+    """The tensors of a checkpoint in Megatron-Core's sharded format.
+
+    Args:
+        path: Its folder.
+
+    Raises:
+        UserError: There is no readable checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._index = FileSystemReader(path).read_metadata()
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(f"'{path}' is no whole checkpoint: its .metadata cannot be read ({error})") from None
+        entries = self._index.state_dict_metadata.items()
+        self._tensors = {key: entry for key, entry in entries if isinstance(entry, TensorStorageMetadata)}
+        self._chunks = {
+            (key, tuple(chunk.offsets)): chunk for key, entry in self._tensors.items() for chunk in entry.chunks
+        }
+        self.tensors = {key: Stored(tuple(entry.size), entry.properties.dtype) for key, entry in self._tensors.items()}
+        """Every tensor by its name there."""
+
+    def read(self, key: str, offset: Sequence[int], into: Tensor) -> None:
+        """Fill a tensor with a part of one that is stored, converted to its type.
+
+        Args:
+            key: The stored tensor.
+            offset: Where in it the part begins.
+            into: Has the part's shape.
+
+        Raises:
+            UserError: A file is missing or damaged, or no rank wrote some of the part.
+        """
+        missing = into.numel()
+        for chunk in self._overlapping(key, tuple(offset), tuple(into.shape)):
+            stored = self._load(key, chunk)
+            theirs, ours = _common(tuple(chunk.offsets), tuple(chunk.sizes), tuple(offset), tuple(into.shape))
+            into[ours].copy_(stored[theirs])
+            missing -= into[ours].numel()
+        if missing:
+            raise UserError(f"'{self._path}' lacks {missing} elements of {key} from {tuple(offset)} on; save it again")
+
+    def _overlapping(self, key: str, offset: tuple[int, ...], shape: tuple[int, ...]) -> Iterator[ChunkStorageMetadata]:
+        """Yield what ranks wrote of a region; most often that is one chunk, and there may be thousands of others."""
+        own = self._chunks.get((key, offset))
+        if own and tuple(own.sizes) == shape:
+            yield own
+            return
+        for chunk in self._tensors[key].chunks:
+            if all(
+                a < b + m and b < a + n for a, n, b, m in zip(chunk.offsets, chunk.sizes, offset, shape, strict=True)
+            ):
+                yield chunk
+
+    def _load(self, key: str, chunk: ChunkStorageMetadata) -> Tensor:
+        place = self._index.storage_data[MetadataIndex(key, chunk.offsets)]
+        file = self._path / place.relative_path
+        try:
+            with file.open("rb") as stream:
+                view = _create_file_view(stream, place.offset, place.length)
+                stored: Tensor = torch.load(cast(IO[bytes], view), map_location="cpu", weights_only=True)
+                return stored
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            raise UserError(f"'{file}' is missing or damaged at {key} ({error}); bring it back") from None
+
+
+def _common(
+    at: tuple[int, ...], size: tuple[int, ...], offset: tuple[int, ...], shape: tuple[int, ...]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return where the common part of two boxes is in each."""
+    theirs, ours = [], []
+    for a, n, b, m in zip(at, size, offset, shape, strict=True):
+        first, last = max(a, b), min(a + n, b + m)
+        theirs.append(slice(first - a, last - a))
+        ours.append(slice(first - b, last - b))
+    return tuple(theirs), tuple(ours)
