@@ -1,15 +1,13 @@
 """The gate that compares an exported model with the trained one."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from model.convert.routing import one_choice_of_experts
 from model.data.batches import Batch
 from model.network.decoder import Decoder
 
@@ -23,7 +21,7 @@ class Parity:
     max_abs_logit: float
     """Largest logit, for scale."""
     max_abs_logit_difference: float
-    """Largest difference of any logit, or what the logits of a router are short of the choice of experts."""
+    """Largest difference of any logit, or of what a router's scores are short of the choice of experts."""
     megatron_loss: float
     """Mean loss of the trained model, nats per token."""
     transformers_loss: float
@@ -54,7 +52,7 @@ def compare(megatron: Decoder, exported: PreTrainedModel, batches: list[Batch]) 
     largest = difference = 0.0
     nats = {"megatron": 0.0, "transformers": 0.0}
     tokens = 0
-    with _one_choice_of_experts(megatron, exported) as shortfalls:
+    with one_choice_of_experts(megatron, exported) as shortfalls:
         for batch in batches:
             ours = megatron(batch.tokens, batch.positions, None)[..., : exported.config.vocab_size]
             theirs = exported(batch.tokens).logits
@@ -80,7 +78,7 @@ def first_difference(megatron: Decoder, exported: PreTrainedModel, batch: Batch,
     inner: Any = exported.base_model
     _record(ours, {"the embedding": megatron.embedding, **_layers(megatron.decoder.layers)}, sequence_first=True)
     _record(theirs, {"the embedding": exported.get_input_embeddings(), **_layers(inner.layers)}, sequence_first=False)
-    with _one_choice_of_experts(megatron, exported):
+    with one_choice_of_experts(megatron, exported):
         megatron(batch.tokens, batch.positions, None)
         exported(batch.tokens)
     for name, value in ours.items():
@@ -106,49 +104,3 @@ def _record(into: dict[str, Tensor], modules: dict[str, torch.nn.Module], sequen
 
     for name, module in modules.items():
         module.register_forward_hook(note(name))
-
-
-@contextlib.contextmanager
-def _one_choice_of_experts(megatron: Decoder, exported: PreTrainedModel) -> Iterator[list[float]]:
-    """Have the exported model send every token to the experts that the trained one chose just before.
-
-    Which experts a token visits jumps: where two are level but for rounding, two models that are one would part. So
-    the choice is carried over, and judged by itself.
-
-    Yields:
-        How far, in the exported routers' logits, a chosen expert is below one that was not; grows as the models run.
-    """
-    shortfalls = [0.0]
-    inner: Any = exported.base_model
-    handles = []
-    for ours, theirs in zip(megatron.decoder.layers, inner.layers, strict=True):
-        if hasattr(ours.mlp, "router"):
-            chosen: list[Tensor] = []
-            handles.append(ours.mlp.router.register_forward_hook(partial(_note_choice, chosen)))
-            handles.append(theirs.mlp.gate.register_forward_hook(partial(_take_choice, chosen, shortfalls)))
-    try:
-        yield shortfalls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _note_choice(chosen: list[Tensor], _router: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    """Note Megatron-Core's map of tokens to experts, `[s * b, experts]`, as `[b * s, experts]`."""
-    s, b, _ = inputs[0].shape
-    chosen[:] = [output[1].unflatten(0, (s, b)).transpose(0, 1).flatten(0, 1)]
-
-
-def _take_choice(
-    chosen: list[Tensor], shortfalls: list[float], _router: Any, _inputs: Any, output: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits, weights and indices of the experts of each token, with another choice where that was another."""
-    logits, weights, indices = output
-    (choice,) = chosen
-    missed = logits.masked_fill(choice, -torch.inf).amax(-1) - logits.masked_fill(~choice, torch.inf).amin(-1)
-    shortfalls[0] = max(shortfalls[0], missed.max().item())
-    own = torch.zeros_like(choice).scatter(-1, indices, True)
-    other = (own != choice).any(-1, keepdim=True)
-    their_indices = choice.int().topk(indices.shape[-1]).indices
-    their_weights = logits.float().gather(-1, their_indices).softmax(-1)
-    return logits, their_weights.to(weights.dtype).where(other, weights), their_indices.where(other, indices)
