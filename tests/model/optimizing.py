@@ -118,6 +118,6 @@ def unsplit(trainer: Trainer, name: str, shard: Tensor) -> Tensor:
         return shard.detach().clone()
     shards = [torch.empty_like(shard) for _ in range(group.size())]
     dist.all_gather(shards, shard.detach().contiguous(), group=group)
-    if "linear_fc1" in name:
+    if "linear_fc1" in name and trainer.modules[0].config.gated_linear_unit:
         return torch.cat([half for halves in zip(*(x.chunk(2) for x in shards), strict=True) for half in halves])
     return torch.cat(shards, dim=weight.partition_dim)

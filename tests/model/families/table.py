@@ -49,6 +49,7 @@ MSCALES = {
     "mscale": 0.7,
     "mscale_all_dim": 1.0,
 }
+TYPES = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
 ROWS: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama"},
     "llama tied": {"family": "llama", "share_embeddings_and_output_weights": True},
@@ -78,6 +79,15 @@ ROWS: dict[str, dict[str, Any]] = {
     "deepseek_v3 groups": {
         **{"family": "deepseek_v3", **DEEPSEEK, "q_lora_rank": None},
         **{"rope_scaling": MSCALES, "moe": DEEPSEEK_MOE | GROUPS},
+    },
+    "olmo2": {"family": "olmo2"},
+    "olmo2 wide heads": {"family": "olmo2", "kv_channels": 32, "share_embeddings_and_output_weights": True},
+    "olmo3": {"family": "olmo3", "sliding_window": 7, "rotary_base": 10000.0},
+    "olmo3 yarn": {"family": "olmo3", "sliding_window": 9, "rope_scaling": YARN, "layer_types": TYPES},
+    "gpt_neox": {"family": "gpt_neox", "num_query_groups": 4},
+    "gpt_neox serial": {
+        **{"family": "gpt_neox", "num_query_groups": 4, "use_parallel_residual": False, "rotary_percent": 0.5},
+        **{"attention_bias": False, "activation": "gelu_fast", "share_embeddings_and_output_weights": True},
     },
 }
 """What is other than in `SHAPE`. Experts are not balanced, as `transformers` leaves that out of its loss."""

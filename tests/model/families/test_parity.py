@@ -157,7 +157,7 @@ def check_split(model: ModelSettings, degrees: dict[str, Any], folder: Path) -> 
         assert found.loss == pytest.approx(loss, rel=RELATIVE)
         for name, weight in optimizing.weights(trainer).items():
             whole = optimizing.unsplit(trainer, name, weight.main_grad)
-            require_close({"": whole}, {"": expected[global_name(name, trainer, degrees)]})
+            require_close({name: whole}, {name: expected[global_name(name, trainer, degrees)]})
 
 
 def global_name(name: str, trainer: Trainer, degrees: dict[str, Any]) -> str:
