@@ -87,11 +87,12 @@ def _llama_cpp(file: Path, max_new_tokens: int, temperature: float, seed: int) -
     if not file.exists():
         raise UserError(f"'{file}' is missing. Write it with `python -m model.gguf out/export {file}`.")
     model = llama_cpp.Llama(str(file), n_ctx=0, seed=seed, verbose=False)
+    architecture = model.metadata["general.architecture"]
     plain: Any = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0}  # the model's own distribution
 
     def continue_(text: str) -> None:
         ids = model.tokenize(text.encode(), special=False) or [model.token_bos()]
-        room = _room(len(ids), model.n_ctx())
+        room = _room(len(ids), int(model.metadata[f"{architecture}.context_length"]))
         made: Any = model.create_completion(
             ids, max_tokens=min(max_new_tokens, room), temperature=temperature, stream=True, **plain
         )

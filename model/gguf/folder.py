@@ -41,6 +41,11 @@ class Folder:
     extra_layers: bool
     """There are layers for predicting further tokens, which the class does not have."""
 
+    def dtype(self) -> str:
+        """Return the type that holds every tensor exactly, one of `DTYPES`."""
+        dtypes = {self.files[name].get_slice(name).get_dtype() for name in self.shapes}
+        return str(dtypes.pop()) if len(dtypes) == 1 else "F32"
+
     def tensor(self, name: str) -> Tensor:
         """Return a tensor in float32.
 

@@ -47,7 +47,7 @@ class Identity:
 def write(source: Path, file: Path, kind: str, identity: Identity) -> list[str]:
     """Write a GGUF file, whole or not at all; memory is about one tensor.
 
-    K-quants are made by llama.cpp itself, of a GGUF file in float32 beside the result.
+    K-quants are made by llama.cpp itself, of a GGUF file in the source's precision beside the result.
 
     Args:
         source: The folder with config.json, model.safetensors or its shards, and tokenizer.json.
@@ -73,7 +73,7 @@ def write(source: Path, file: Path, kind: str, identity: Identity) -> list[str]:
             _write(folder, partial, TYPES[kind], identity)
         else:
             with _whole(file.with_name(f"{file.name}.unquantized"), keep=False) as unquantized:
-                _write(folder, unquantized, TYPES["F32"], identity)
+                _write(folder, unquantized, TYPES[folder.dtype()], identity)
                 llama_cpp_quantizer.quantize(unquantized, partial, kind)
         return list(remarks(folder))
 

@@ -1,0 +1,117 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.families.family import by_name
+from model.gguf.architectures import ARCHITECTURES
+from model.gguf.folder import opened
+from stages.errors import UserError
+from tests.model.gguf import made
+
+LIMIT = 1e-4
+HALF_LIMIT = 1e-3
+"""With GELU from a table in half precision, as llama.cpp computes it: what is rounded otherwise is a step away."""
+
+
+def logits(network: Any, ids: list[int]) -> Any:
+    with torch.no_grad():
+        return network(torch.tensor([ids])).logits[0].numpy()
+
+
+class HalfGelu(torch.nn.Module):
+    """GELU as llama.cpp computes it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.gelu(x.half().float(), approximate="tanh").half().float()
+
+
+def some_ids(length: int = made.CONTEXT) -> list[int]:
+    return list(torch.randint(2, made.VOCAB_SIZE, (length,), generator=torch.Generator().manual_seed(1)).tolist())
+
+
+@pytest.mark.parametrize("row", made.ROWS)
+def test_llama_cpp_computes_the_logits_of_transformers(row: str, tmp_path: Path) -> None:
+    network: Any = made.model(row)
+    file = made.gguf(made.folder(tmp_path / "model", network))
+    if row.startswith("gpt_neox"):
+        for layer in network.gpt_neox.layers:
+            layer.mlp.act = HalfGelu()
+    theirs, ours = made.llama_logits(file, some_ids()), logits(network, some_ids())
+    assert 2 < np.abs(ours).max() < 20
+    assert np.abs(theirs - ours).max() < (HALF_LIMIT if row.startswith("gpt_neox") else LIMIT)
+
+
+def test_every_family_has_an_architecture_and_a_row() -> None:
+    assert {family.architecture for family in by_name().values()} <= ARCHITECTURES.keys()
+    rows = {type(made.model(row)).__name__ for row in made.ROWS}
+    assert rows == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("row", ["llama", "mixtral", "gpt_neox", "deepseek_v3"])
+def test_a_wrong_order_of_rows_is_seen(row: str, tmp_path: Path) -> None:
+    """The bounds above would find it: neighbours swapped in one projection."""
+    network: Any = made.model(row)
+    source = made.folder(tmp_path / "model", network)
+    ours = logits(network, some_ids())
+    names = ("q_proj.weight", "query_key_value.weight", "kv_b_proj.weight")
+    weight = next(value for name, value in network.state_dict().items() if name.endswith(names))
+    weight.copy_(weight.unflatten(0, (-1, 2)).flip(1).flatten(0, 1))
+    network.save_pretrained(source)
+    assert np.abs(made.llama_logits(made.gguf(source), some_ids()) - ours).max() > 20 * HALF_LIMIT
+
+
+def test_a_window_shortens_the_context_to_where_llama_cpp_is_exact(tmp_path: Path) -> None:
+    network = made.model("mistral", sliding_window=32)
+    source = made.folder(tmp_path / "model", network)
+    file = made.gguf(source)
+    with made.llama(file) as opened_file:
+        assert opened_file.metadata["llama.context_length"] == "32"
+    ids = some_ids(32)
+    assert np.abs(made.llama_logits(file, ids) - logits(network, ids)).max() < LIMIT
+    longer = some_ids(48)
+    assert np.abs(made.llama_logits(file, longer) - logits(network, longer)).max() > 10 * LIMIT
+
+
+REFUSED = {
+    "rope_type = dynamic": ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}),
+    "rope_type = llama3": ("qwen3", {"rope_parameters": made.ROWS["llama with rope llama3"][1]["rope_parameters"]}),
+    "beta_fast": (
+        "llama",
+        {"rope_parameters": made.ROWS["llama with rope yarn"][1]["rope_parameters"] | {"beta_fast": 16.0}},
+    ),
+    "hidden_act = gelu": ("llama", {"hidden_act": "gelu"}),
+    "norm_topk_prob = false": ("qwen3_moe", {"norm_topk_prob": False}),
+    "dense layers": ("qwen3_moe", {"mlp_only_layers": [1]}),
+    "head_dim = 32": ("qwen2", {"head_dim": 32}),
+    "group_limited_greedy": ("deepseek_v2", {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}),
+    "rope_interleave": ("deepseek_v3", {"rope_interleave": False}),
+    "26 layers": ("deepseek_v3", {"num_hidden_layers": 26}),
+    "attention_bias = false": ("gpt_neox", {"attention_bias": False}),
+    "no place for model.layers.0.self_attn.o_proj.bias": ("qwen3", {"attention_bias": True}),
+}
+
+
+@pytest.mark.parametrize("named", REFUSED)
+def test_what_llama_cpp_does_not_have_is_refused_by_name(named: str, tmp_path: Path) -> None:
+    row, changes = REFUSED[named]
+    source = made.folder(tmp_path / "model", made.model(row, **changes))
+    with pytest.raises(UserError, match=named):
+        made.gguf(source)
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_layers_for_multi_token_prediction_are_left_out_with_a_remark(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from model.gguf.remarks import remarks
+
+    network: Any = made.model("deepseek_v3", num_mtp_layers=1)
+    source = made.folder(tmp_path / "model", network)
+    file = source / "model.safetensors"
+    save_file(load_file(file) | {"model.layers.4.eh_proj.weight": torch.ones(64, 128)}, file, {"format": "pt"})
+    assert np.abs(made.llama_logits(made.gguf(source), some_ids()) - logits(network, some_ids())).max() < LIMIT
+    with opened(source, ARCHITECTURES) as folder:
+        assert any("multi-token prediction" in remark for remark in remarks(folder))
