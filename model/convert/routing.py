@@ -15,10 +15,13 @@ from transformers import PreTrainedModel
 
 from model.network.decoder import Decoder
 
+LEVEL = 1e-3
+"""Difference of scores up to which experts are taken for level. Beyond it a router is wrong, and is left to show it."""
+
 
 @contextlib.contextmanager
 def one_choice_of_experts(megatron: Decoder, exported: PreTrainedModel) -> Iterator[list[float]]:
-    """Have the exported model send every token to the experts that the trained one chose just before.
+    """Have the exported model send tokens to the experts that the trained one chose just before, among level ones.
 
     Yields:
         How far, in the exported routers' scores, that choice is from their own; grows as the models run.
@@ -47,17 +50,18 @@ def _note(noted: list[Tensor], _router: Any, inputs: tuple[Tensor, ...], output:
 def _take(
     noted: list[Tensor], shortfalls: list[float], router: Any, _inputs: Any, output: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits, weights and indices of the experts of each token; where the noted choice is another, that one."""
+    """Return logits, weights and indices of the experts of each token; where the noted choice is as good, that one."""
     logits, weights, indices = output
     their_weights, choice = noted
-    shortfalls[0] = max(shortfalls[0], shortfall(router, logits, choice))
-    other = (torch.zeros_like(choice).scatter(-1, indices, True) != choice).any(-1, keepdim=True)
+    short = shortfall(router, logits, choice)
+    shortfalls[0] = max(shortfalls[0], short.max().item())
+    other = (torch.zeros_like(choice).scatter(-1, indices, True) != choice).any(-1) & (short <= LEVEL)
     their_indices = choice.int().topk(indices.shape[-1]).indices
     their_weights = their_weights.gather(-1, their_indices).to(weights.dtype)
-    return logits, their_weights.where(other, weights), their_indices.where(other, indices)
+    return logits, their_weights.where(other[:, None], weights), their_indices.where(other[:, None], indices)
 
 
-def shortfall(router: Any, logits: Tensor, choice: Tensor) -> float:
+def shortfall(router: Any, logits: Tensor, choice: Tensor) -> Tensor:
     """Return how far a choice of experts is from a router's own, 0 or less if it is that.
 
     Args:
@@ -66,7 +70,7 @@ def shortfall(router: Any, logits: Tensor, choice: Tensor) -> float:
         choice: Which experts the tokens visit, `[tokens, experts]`.
 
     Returns:
-        What the worst expert, or group of experts, that was chosen is below the best that was not, over all tokens.
+        For each token, `[tokens]`, what the worst expert, or group, that was chosen is below the best that was not.
     """
     bias = getattr(router, "e_score_correction_bias", None)
     scores = logits.float() if bias is None else logits.float().sigmoid() + bias
@@ -78,10 +82,9 @@ def shortfall(router: Any, logits: Tensor, choice: Tensor) -> float:
     best = of_group.masked_fill(visited, torch.inf).topk(router.topk_group).indices
     is_open = torch.zeros_like(visited).scatter(-1, best, True)
     among_open = by_group.masked_fill(~is_open.unsqueeze(-1), -torch.inf).flatten(-2)
-    return max(_gap(of_group, is_open), _gap(among_open, choice))
+    return torch.maximum(_gap(of_group, is_open), _gap(among_open, choice))
 
 
-def _gap(scores: Tensor, chosen: Tensor) -> float:
-    """Return the largest difference of a row's best score that was not chosen and its worst that was."""
-    best, worst = scores.masked_fill(chosen, -torch.inf).amax(-1), scores.masked_fill(~chosen, torch.inf).amin(-1)
-    return (best - worst).max().item()
+def _gap(scores: Tensor, chosen: Tensor) -> Tensor:
+    """Return the difference of a row's best score that was not chosen and its worst that was."""
+    return scores.masked_fill(chosen, -torch.inf).amax(-1) - scores.masked_fill(~chosen, torch.inf).amin(-1)
