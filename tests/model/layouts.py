@@ -26,8 +26,23 @@ TEXT = torch.tensor(list(Path(argparse.__file__).read_bytes()))
 """A module's source; its bytes are the tokens."""
 
 
+DEEPSEEK: dict[str, Any] = {
+    **{"family": "deepseek_v3", "q_lora_rank": 16, "kv_lora_rank": 8, "mtp_num_layers": 1},
+    **{"qk_head_dim": 8, "qk_pos_emb_head_dim": 4, "v_head_dim": 6},
+    "moe": {
+        **{"num_experts": 4, "router_topk": 2, "ffn_hidden_size": 16, "num_shared_experts": 2, "num_dense_layers": 1},
+        **{"router_num_groups": 2, "router_group_topk": 1, "aux_loss_coefficient": 0.01},
+    },
+}
+
+
 def job(
-    layout: LayoutSettings | None = None, layers: int = 2, moe: bool = False, tied: bool = False, **pretrain: Any
+    layout: LayoutSettings | None = None,
+    layers: int = 2,
+    moe: bool = False,
+    tied: bool = False,
+    deepseek: bool = False,
+    **pretrain: Any,
 ) -> Job:
     """Return a job of `STEPS` steps, and some to go on with."""
     layout = layout or LayoutSettings()
@@ -39,7 +54,7 @@ def job(
         "num_query_groups": 4,
         "seq_length": SEQ_LENGTH,
         "share_embeddings_and_output_weights": tied,
-        **({"family": "mixtral", "moe": MOE} if moe else {"family": "llama"}),
+        **({"family": "mixtral", "moe": MOE} if moe else DEEPSEEK if deepseek else {"family": "llama"}),
     }
     settings = {
         "device": "cpu",
@@ -52,7 +67,9 @@ def job(
             "main": {"tokens": 2 * STEPS * BATCH * SEQ_LENGTH, "blend": {"code": 1.0}, "global_batch_size": BATCH}
         },
         # The balance of experts is taken over a micro batch; else as few as the pipeline takes, to save time.
-        "micro_batch_size": 2 if moe else BATCH // layout.data_parallel_size // layout.pipeline_model_parallel_size,
+        "micro_batch_size": 2
+        if moe or deepseek
+        else BATCH // layout.data_parallel_size // layout.pipeline_model_parallel_size,
         "schedule": {"style": "constant", "learning_rate": 5e-3, "min_learning_rate": 5e-3, "warmup_steps": 0},
         # Adam divides a gradient by its size: with a smaller epsilon, rounding decides where there is next to none.
         "optimizer": {"weight_decay": 0.1, "adam_eps": 1e-6},

@@ -65,6 +65,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "deep": {"layers": 4},
     "tied": {"layers": 4, "tied": True},
     "moe": {"moe": True},
+    "deepseek": {"deepseek": True, "layers": 4},
 }
 
 
@@ -89,6 +90,7 @@ CASES = [
     *(("deep", name) for name in ("pp2 vpp2", "pp2 vpp2 dp2 zero")),
     ("tied", "pp2 vpp2"),
     *(("moe", name) for name in ("tp2 sp", "cp2 ep2", "dp2 ep2 zero", "pp2 dp2 ep2", "tp2 sp dp2 ep4")),
+    *(("deepseek", name) for name in ("tp2 sp", "pp2", "cp2 ep2", "dp2 ep2 zero")),
 ]
 
 
@@ -127,7 +129,14 @@ def require_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tens
 
 @pytest.mark.parametrize(
     ("model", "name"),
-    [("dense", "tp2"), ("dense", "tp2 sp"), ("deep", "pp2 vpp2"), ("dense", "cp2 zero"), ("moe", "dp2 ep2 zero")],
+    [
+        ("dense", "tp2"),
+        ("dense", "tp2 sp"),
+        ("deep", "pp2 vpp2"),
+        ("dense", "cp2 zero"),
+        ("moe", "dp2 ep2 zero"),
+        ("deepseek", "dp2 ep2 zero"),
+    ],
 )
 def test_training_with_dropout_goes_on_bit_by_bit(
     model: str, name: str, one: Callable[[str], Path], run_on: Callable[..., None], tmp_path: Path
@@ -142,7 +151,7 @@ def test_training_with_dropout_goes_on_bit_by_bit(
     require_equal(contents(tmp_path / "resumed"), contents(tmp_path / "straight"))
 
 
-@pytest.mark.parametrize("model", ["deep", "moe"])
+@pytest.mark.parametrize("model", ["deep", "moe", "deepseek"])
 def test_whatever_the_rules_let_through_megatron_core_builds(model: str) -> None:
     names = [name for name in LayoutSettings.model_fields if name.endswith("_size")]
     built = 0
