@@ -102,17 +102,26 @@ def _family(folder: Path, raw: Any) -> type[ModelSettings]:
 
 def _lost(model: ModelSettings, config: PreTrainedConfig) -> Iterator[str]:
     """Yield what a configuration says that the one of its settings does not."""
-    theirs = config.to_dict()
-    ours = to_config(model, Ids(config.vocab_size, 0, 0)).to_dict()
+    theirs, ours = _said(config), _said(to_config(model, Ids(config.vocab_size, 0, 0)))
     understood = type(config)().to_dict().keys() | ours.keys()
     for key in sorted(understood - OTHER):
         if _plain(theirs.get(key)) != _plain(ours.get(key)):
             yield f"{key} = {json.dumps(theirs.get(key))}, which would be {json.dumps(ours.get(key))}"
 
 
+def _said(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return what a configuration says; the width of a head, which some leave out, too."""
+    said = config.to_dict()
+    return {**said, "head_dim": said.get("head_dim") or said["hidden_size"] // said["num_attention_heads"]}
+
+
 def _plain(value: Any) -> Any:
-    """Return a value without what says nothing: keys of a mapping that are null."""
-    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+    """Return a value without what says nothing: keys of a mapping that are null, and the old name of rope_type."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: item for key, item in value.items() if item is not None and (key != "type" or "rope_type" not in value)
+    }
 
 
 def read(file: Path) -> Any:
