@@ -143,6 +143,8 @@ class Run:
             row["z_loss"] = found.z_loss
         if found.balance_loss is not None:
             row["balance_loss"] = found.balance_loss
+        if found.further_loss is not None:
+            row["further_loss"] = found.further_loss
         if self._progress.pending:
             row["events"] = [event.model_dump(mode="json") for event in self._progress.pending]
         return row

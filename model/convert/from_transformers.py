@@ -5,6 +5,7 @@ Weight by weight: the memory is that of one, beside what the weights are read in
 
 import itertools
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,8 +29,17 @@ from model.job import Job
 from model.network.decoder import Decoder
 from stages.errors import UserError
 
-FREE = {"seq_length", "init_method_std", "make_vocab_size_divisible_by", "aux_loss_coefficient"}
-"""Settings that a model and the one it starts from need not share: no weight depends on them."""
+FREE = {
+    "seq_length",
+    "init_method_std",
+    "make_vocab_size_divisible_by",
+    "aux_loss_coefficient",
+    "router_load_balancing_type",
+    "router_bias_update_rate",
+    "mtp_num_layers",
+    "mtp_loss_scaling_factor",
+}
+"""Settings that a model and the one it starts from need not share: no weight that both have depends on them."""
 DERIVED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 """Ends of the names of tensors that old checkpoints carry along: functions of the settings."""
 
@@ -57,7 +67,7 @@ class Import:
         assert own.keys() == self._weights.keys()
         parts = [tensors(weight, own[name]) for name, weight in self._weights.items()]
         shapes = {name: tuple(part.shape) for name, part in itertools.chain.from_iterable(parts)}
-        self.tensors = _of_the_model(folder, _entries(folder), shapes, model.share_embeddings_and_output_weights)
+        self.tensors = _of_the_model(folder, _entries(folder), shapes, model)
         """Every tensor that is read, by name."""
         self._empty = {name: own[name].to(self._dtype(weight, dtype)) for name, weight in self._weights.items()}
         if dtype is None:
@@ -170,11 +180,15 @@ def _files(index: Path) -> list[str]:
 
 
 def _of_the_model(
-    folder: Path, found: dict[str, Entry], shapes: dict[str, tuple[int, ...]], tied: bool
+    folder: Path, found: dict[str, Entry], shapes: dict[str, tuple[int, ...]], model: ModelSettings
 ) -> dict[str, Entry]:
     """Return those of a folder's tensors that are read, which must be the model's."""
     found = {name: entry for name, entry in found.items() if not name.endswith(DERIVED)}
-    if tied:
+    beside = [name for name in sorted(found) if model.is_beside(name)]
+    if beside:
+        warnings.warn(f"'{folder}' also holds what is left out: {listed(beside)}", stacklevel=2)
+        found = {name: entry for name, entry in found.items() if name not in beside}
+    if model.share_embeddings_and_output_weights:
         _drop_tied(folder, found, shapes)
     faults = differences({name: entry.shape for name, entry in found.items()}, shapes)
     types = {name: found[name].dtype for name in sorted(found) if found[name].dtype not in DTYPES}

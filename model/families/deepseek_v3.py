@@ -1,5 +1,6 @@
 """DeepSeek-V3 (Liu et al. 2024): DeepSeek-V2 with sigmoid routing, balanced by biases, and multi-token prediction."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, Self
 
@@ -99,6 +100,16 @@ class DeepseekV3(DeepseekV2):
                 yield same(f"{ours}{name}.weight", f"{theirs}{name}.weight")
             yield from self.layer_weights(layer, ours + "transformer_layer.", theirs)
             yield same(ours + "final_layernorm.weight", theirs + "shared_head.norm.weight")
+
+    def is_beside(self, name: str) -> bool:
+        """Return whether a tensor is of a layer for further tokens, and left out in an import.
+
+        Where training predicts none, all of them; where it does, their copies of the embedding and the output layer.
+        """
+        found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
+        if not found or int(found[1]) < self.num_layers:
+            return False
+        return not self.mtp_num_layers or found[2] in ("embed_tokens.weight", "shared_head.head.weight")
 
     def layer_weights(self, layer: int, ours: str, theirs: str) -> Iterator[Weight]:
         """Yield the weights of a layer."""

@@ -201,6 +201,10 @@ class ModelSettings(Settings):
         for layer in range(self.num_layers):
             yield from self.layer_weights(layer, f"decoder.layers.{layer}.", f"model.layers.{layer}.")
 
+    def is_beside(self, name: str) -> bool:  # noqa: ARG002
+        """Return whether a tensor of that name, which a checkpoint may hold too, is left out in an import."""
+        return False
+
     def layer_weights(self, layer: int, ours: str, theirs: str) -> Iterator[Weight]:  # noqa: ARG002
         """Yield the weights of a layer.
 

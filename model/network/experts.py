@@ -11,7 +11,6 @@ from model import megatron
 megatron.install()
 
 from megatron.core.transformer.moe.moe_utils import (  # noqa: E402 - after install
-    clear_aux_losses_tracker,
     get_moe_layer_wise_logging_tracker,
     get_updated_expert_bias,
 )
@@ -32,9 +31,10 @@ def balance_loss(num_layers: int, micro_batches: int, device: torch.device) -> f
         device: This process's.
     """
     total = torch.zeros((), dtype=torch.float64, device=device)
-    for tracked in get_moe_layer_wise_logging_tracker().values():  # of one kind: over micro batches, or over sequences
+    kinds = get_moe_layer_wise_logging_tracker()  # one: over micro batches, or over sequences
+    for tracked in kinds.values():
         total += tracked["values"].double().sum()
-    clear_aux_losses_tracker()
+    kinds.clear()
     dist.all_reduce(total)  # each rank has its own layers, and its own tokens' share of their losses
     return total.item() / (num_layers * micro_batches * parallel.data_parallel_size())
 

@@ -21,8 +21,12 @@ def stacked_rows(name: str, weight: Tensor, config: Any) -> tuple[int, ...]:
 
     Returns:
         Of each matrix the rows in one of the equal blocks that the weight is made of. `linear_qkv` has a block for each
-        query group: its queries, key and value. `linear_fc1` has one for each rank: its gates and its inputs.
+        query group: its queries, key and value. `linear_fc1` has one for each rank: its gates and its inputs. Others
+        are told by the module that has the weight, as `stacked_rows` of it.
     """
+    if hasattr(weight, "stacked_rows"):
+        rows: tuple[int, ...] = weight.stacked_rows
+        return rows
     if "linear_qkv" in name:
         queries = config.num_attention_heads // config.num_query_groups * config.kv_channels
         return queries, config.kv_channels, config.kv_channels

@@ -145,11 +145,12 @@ def test_the_average_is_saved_under_the_names_of_the_weights() -> None:
         assert not torch.equal(plain[name].data, averaged[name].data)
 
 
-def test_balance_is_one_when_every_expert_gets_as_much() -> None:
-    one = job(moe=True)
+@pytest.mark.parametrize("model", [{"moe": True}, {"deepseek": True, "layers": 3}], ids=["all layers", "some"])
+def test_balance_is_one_when_every_expert_gets_as_much(model: dict[str, Any]) -> None:
+    one = job(**model)
     with training(one) as trainer:
         found = gradients(trainer, one).balance_loss
-        assert found is not None and 1 <= found < 1.2
+        assert found is not None and 0.9 < found < 1.2
         for name, weight in trainer.modules[0].named_parameters():
             if "router" in name:
                 weight.data.zero_()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.families.deepseek_v3 import DeepseekV3
 from model.families.family import ModelSettings
 from model.families.weights import heads, tensors
 from model.job import Job
@@ -18,6 +19,17 @@ from tests.model.two_processes import TwoProcesses
 RATE = 1e-2
 MUON = {"kind": "muon", "clip_grad": 1e9}
 QKV = heads("", "", "weight", LLAMA.num_query_groups, LLAMA.num_attention_heads // LLAMA.num_query_groups)
+DEEPSEEK = DeepseekV3.model_validate(
+    {
+        **LLAMA.model_dump(),
+        **{"family": "deepseek_v3", "num_query_groups": LLAMA.num_attention_heads},
+        **{"q_lora_rank": 12, "kv_lora_rank": 8, "qk_head_dim": 6, "qk_pos_emb_head_dim": 4, "v_head_dim": 10},
+        "moe": {
+            **{"num_experts": 4, "router_topk": 2, "ffn_hidden_size": 16},
+            **{"num_shared_experts": 2, "num_dense_layers": 1},
+        },
+    }
+)
 ADAMW_KEEPS = ("embedding", "output_layer", "norm", "router")
 
 
@@ -34,6 +46,12 @@ def exported(trainer: Trainer, given: dict[str, Tensor]) -> dict[str, Tensor]:
 def _parts(name: str, weight: Tensor) -> Any:
     if "linear_qkv" in name:
         return [part for _, part in tensors(QKV, weight)]
+    if "linear_kv_down_proj" in name:
+        return weight.split([DEEPSEEK.kv_lora_rank, DEEPSEEK.qk_pos_emb_head_dim])
+    if "linear_q_up_proj" in name or "linear_kv_up_proj" in name:
+        second = DEEPSEEK.qk_pos_emb_head_dim if "_q_" in name else DEEPSEEK.v_head_dim
+        heads = weight.unflatten(0, (DEEPSEEK.num_attention_heads, -1))
+        return [part.flatten(0, 1) for part in heads.split([DEEPSEEK.qk_head_dim, second], dim=1)]
     return weight.chunk(2) if "linear_fc1" in name else (weight,)
 
 
@@ -58,7 +76,8 @@ def check_steps(run: Job) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "precision"), [(LLAMA, "float32"), (LLAMA, "bf16"), (MIXTRAL, "float32"), (MIXTRAL, "bf16")]
+    ("model", "precision"),
+    [(LLAMA, "float32"), (LLAMA, "bf16"), (MIXTRAL, "float32"), (MIXTRAL, "bf16"), (DEEPSEEK, "float32")],
 )
 def test_a_step_is_that_of_torch_on_the_exported_matrices(model: ModelSettings, precision: str) -> None:
     check_steps(job(model=model, optimizer=MUON, precision=precision))
@@ -71,6 +90,7 @@ def test_a_step_is_that_of_torch_on_the_exported_matrices(model: ModelSettings, 
         ({"data_parallel_size": 2}, LLAMA),
         ({"tensor_model_parallel_size": 2, "sequence_parallel": True}, MIXTRAL),
         ({"data_parallel_size": 2, "expert_model_parallel_size": 2}, MIXTRAL),
+        ({"tensor_model_parallel_size": 2, "sequence_parallel": True}, DEEPSEEK),
     ],
 )
 def test_a_step_is_the_same_when_processes_share_the_matrices(
