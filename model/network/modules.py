@@ -227,6 +227,16 @@ def rotate(x: Tensor, turns: Tensor, interleaved: bool = False) -> Tensor:
     return out
 
 
+def with_bias(linear: type) -> type:
+    """Return a linear layer of a layer spec that has a bias, whatever the configuration says of all."""
+
+    class Biased(linear):
+        def __init__(self, *args: Any, bias: bool, **kwargs: Any) -> None:  # noqa: ARG002 - what is overruled
+            super().__init__(*args, bias=True, **kwargs)
+
+    return Biased
+
+
 class Norm:
     """Makes the norm that a configuration asks for; Megatron-Core's WrappedTorchNorm refuses sequence parallelism.
 

@@ -22,7 +22,7 @@ LLAMA = Llama(
     init_method_std=0.2,  # logits of about 5, so that a difference shows
 )
 MIXTRAL = ModelSettings.model_validate(
-    {**LLAMA.model_dump(), "family": "mixtral", "moe": {"num_experts": 4, "router_topk": 2}}
+    {**LLAMA.model_dump(exclude_defaults=True), "family": "mixtral", "moe": {"num_experts": 4, "router_topk": 2}}
 )
 VOCAB_SIZE = 101
 """Padded to 128."""

@@ -23,7 +23,7 @@ LLAMA = Llama(
 )
 TIED = LLAMA.model_copy(update={"num_layers": 4, "share_embeddings_and_output_weights": True})
 MIXTRAL = ModelSettings.model_validate(
-    {**LLAMA.model_dump(), "family": "mixtral", "moe": {"num_experts": 4, "router_topk": 2}}
+    {**LLAMA.model_dump(exclude_defaults=True), "family": "mixtral", "moe": {"num_experts": 4, "router_topk": 2}}
 )
 VOCAB_SIZE = 101
 BATCH = 4

@@ -202,7 +202,8 @@ REFUSALS: dict[str, tuple[Damage, str]] = {
     ),
     "another epsilon": (configured(rms_norm_eps=1e-6), r"model\.layernorm_epsilon is 1e-05, there it is 1e-06"),
     "tied": (configured(tie_word_embeddings=True), r"share_embeddings_and_output_weights is False, .* is True"),
-    "biases": (configured(attention_bias=True), r"attention_bias = true, which would be false"),
+    "biases": (configured(attention_bias=True), r"model\.attention_bias is False, there it is True"),
+    "another activation": (configured(hidden_act="gelu"), r'hidden_act = "gelu", which would be "silu"'),
     "wide heads": (configured(head_dim=16), r"model\.kv_channels is 8, there it is 16"),
     "two faults": (
         configured(vocab_size=102, num_hidden_layers=4),

@@ -16,7 +16,7 @@ from stages.settings import validate
 PUBLISHED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "published.json").read_text())
 """The config.json of the repositories that the presets name, one a family."""
 UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
-    "llama-3.1-8b": ({"attention_bias": True}, "attention_bias = true, which would be false"),
+    "llama-3.1-8b": ({"hidden_act": "gelu"}, 'hidden_act = "gelu", which would be "silu"'),
     "mistral-7b": ({"hidden_act": "gelu"}, 'hidden_act = "gelu", which would be "silu"'),
     "mixtral-8x7b": ({"sliding_window": 4096}, "sliding_window = 4096, which would be null"),
     "qwen2.5-7b": ({"hidden_act": "relu"}, 'hidden_act = "relu", which would be "silu"'),
