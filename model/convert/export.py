@@ -1,5 +1,6 @@
 """Checkpoints of a run as `transformers` folders, each of which must be the same model."""
 
+import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from model.data.batches import Batch, ValidationData
 from model.job import Job
 from model.network.decoder import Decoder
 from stages.errors import UserError
+from stages.files import read_json
 
 # torch's own checkpoint reader warns of the ShardedTensor in its own planner.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.checkpoint")
@@ -61,6 +63,7 @@ def export(
         raise UserError(
             f"the tokenizer in '{described.tokenizer}' is not the one of the shards; run `dvc repro shards`"
         )
+    check_tokenizer(folder)
     megatron = _rounded(trained, described, weights)
     exported = load(folder, described)
     batches = list(_validation(job, model.seq_length, gate.sequences))
@@ -70,6 +73,26 @@ def export(
         where = first_difference(megatron, exported, batches[0], gate.limits["max_abs_logit_difference"])
         raise UserError(f"the exported model is not the trained one: {'; '.join(exceeded)}. They part at {where}.")
     return parity
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuse a tokenizer that `transformers` does not read as it is written.
+
+    `AutoTokenizer` gives every model of type qwen2 the rules of Qwen's own tokenizer, whatever its files say.
+
+    Raises:
+        UserError: Parts of it would be others, and with them the ids of a text; which.
+    """
+    written = read_json(folder / "tokenizer.json")
+    found = json.loads(AutoTokenizer.from_pretrained(folder).backend_tokenizer.to_str())
+    differing = [part for part in ("normalizer", "pre_tokenizer", "model") if found[part] != written[part]]
+    if differing:
+        family = read_json(folder / "config.json")["model_type"]
+        raise UserError(
+            f"transformers reads the tokenizer of a {family} model by rules of its own: {', '.join(differing)} of "
+            f"'{folder}/tokenizer.json' would be others, and the ids of a text not those that the model was trained "
+            "on. Choose another model.family."
+        )
 
 
 def load(folder: Path, described: Described) -> PreTrainedModel:

@@ -14,9 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from model.convert import unsplit
 from model.convert.described import Described
+from model.convert.export import check_tokenizer
 from model.convert.to_transformers import Export
 from model.families.family import ModelSettings, by_name
 from stages.corpus import bpe, vocabulary
+from stages.errors import UserError
 from tests.model.families import table
 from tests.model.families.test_parity import megatron_model
 
@@ -32,8 +34,6 @@ TEXTS = (
     "\x00\t\r\n",
 )
 """Runs of digits and white space, characters that Unicode normalises, and special tokens."""
-QWEN2 = pytest.mark.xfail(strict=True, reason="transformers reads every tokenizer of a qwen2 model as Qwen's")
-FAMILIES = [pytest.param(name, marks=QWEN2 if name == "qwen2" else ()) for name in sorted(by_name())]
 
 
 class Exported(NamedTuple):
@@ -107,14 +107,27 @@ def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_tokenizer_is_read_as_it_is(family: str, tokenizer_files: Path, tmp_path: Path) -> None:
-    """`AutoTokenizer` asks the type of the model first, which may bring rules of its own."""
-    shutil.copytree(tokenizer_files, tmp_path, dirs_exist_ok=True)
+def with_tokenizer(family: str, tokenizer_files: Path, folder: Path) -> Path:
+    shutil.copytree(tokenizer_files, folder, dirs_exist_ok=True)
     config: Any = getattr(transformers, by_name()[family].architecture).config_class
-    config(vocab_size=300, bos_token_id=END, eos_token_id=END, pad_token_id=PAD).save_pretrained(tmp_path)
+    config(vocab_size=300, bos_token_id=END, eos_token_id=END, pad_token_id=PAD).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", sorted(by_name().keys() - {"qwen2"}))
+def test_the_tokenizer_is_read_as_it_is(family: str, tokenizer_files: Path, tmp_path: Path) -> None:
+    check_tokenizer(with_tokenizer(family, tokenizer_files, tmp_path))
     found, expected = AutoTokenizer.from_pretrained(tmp_path), Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert (found.eos_token_id, found.pad_token_id, len(found)) == (END, PAD, expected.get_vocab_size())
     for text in TEXTS:
         assert found(text).input_ids == expected.encode(text).ids
         assert found.decode(found(text).input_ids) == text
+
+
+def test_a_tokenizer_that_would_be_read_by_other_rules_is_refused(tokenizer_files: Path, tmp_path: Path) -> None:
+    """`AutoTokenizer` asks the type of the model first, and gives qwen2 the rules of Qwen's own tokenizer."""
+    folder = with_tokenizer("qwen2", tokenizer_files, tmp_path)
+    found, expected = AutoTokenizer.from_pretrained(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert [text for text in TEXTS if found(text).input_ids != expected.encode(text).ids]
+    with pytest.raises(UserError, match="tokenizer of a qwen2 model by rules of its own: normalizer, pre_tokenizer"):
+        check_tokenizer(folder)
