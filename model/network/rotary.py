@@ -65,10 +65,14 @@ def frequencies(width: int, base: float, scaling: RopeScaling | None) -> tuple[T
 class SelfAttentionByWindow(SelfAttention):
     """Attention in a model whose layers with a window have a rotary scaling of their own (OLMo 3)."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        config = self.config
+        # Here, as torch.compile makes a graph for every layer whose number is asked for.
+        self._windowed = is_layer_window_attention(config.window_size, config.window_attn_skip_freq, self.layer_number)
+
     def forward(self, *args: Any, rotary_pos_emb: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Attend as Megatron-Core's does, with this layer's part of what `Rotary` of two scalings returns."""
-        config = self.config
-        windowed = is_layer_window_attention(config.window_size, config.window_attn_skip_freq, self.layer_number)
-        own = rotary_pos_emb.chunk(2, dim=-1)[windowed]
+        own = rotary_pos_emb.chunk(2, dim=-1)[self._windowed]
         out: tuple[Tensor, Tensor | None] = super().forward(*args, rotary_pos_emb=own, **kwargs)
         return out
