@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,27 @@ Continue = Callable[[str], None]
 """Writes the continuation of a text to the standard output."""
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How a text is continued."""
+
+    max_new_tokens: int
+    """Length of a continuation, unless the model ends the document."""
+    temperature: float
+    """Divides the logits; 0 takes the likeliest token."""
+    seed: int
+    """Of all draws."""
+    threads: int
+    """CPU threads."""
+
+
 def main() -> None:
     """Continue one text, or one after the other."""
     options = _options()
-    if options.max_new_tokens < 1 or options.temperature < 0:
-        raise UserError("--max-new-tokens must be at least 1 and --temperature at least 0")
-    load = _llama_cpp if options.model.suffix == ".gguf" else _transformers
-    continue_ = load(options.model, options.max_new_tokens, options.temperature, options.seed)
+    if options.max_new_tokens < 1 or options.temperature < 0 or options.threads < 1:
+        raise UserError("--max-new-tokens and --threads must be at least 1, --temperature at least 0")
+    sampling = Sampling(options.max_new_tokens, options.temperature, options.seed, options.threads)
+    continue_ = (_llama_cpp if options.model.suffix == ".gguf" else _transformers)(options.model, sampling)
     if options.prompt is None:
         _ask(continue_)
     else:
@@ -33,20 +48,20 @@ def main() -> None:
 
 
 def _ask(continue_: Continue) -> None:
-    """Continue every line that is entered."""
+    """Continue every line that is entered; one that is too long is no reason to end."""
     sys.stderr.write("This is a base model: it continues your text. End with Ctrl-D.\n")
     while True:
         try:
-            text = input("> " if sys.stdin.isatty() else "")
+            continue_(input("> " if sys.stdin.isatty() else ""))
         except (EOFError, KeyboardInterrupt):
             sys.stderr.write("\n")
             return
-        continue_(text)
+        except UserError as error:
+            sys.stderr.write(f"{error}\n")
 
 
-def _transformers(path: Path, max_new_tokens: int, temperature: float, seed: int) -> Continue:
+def _transformers(path: Path, sampling: Sampling) -> Continue:
     """Return what continues with an exported folder; an empty text is the start of a document."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # before the import
     folder = path / "model" if (path / "model" / "config.json").exists() else path
     if not (folder / "config.json").exists():
         raise UserError(f"'{folder}' has no config.json. Run `dvc repro export`, or name a folder of transformers.")
@@ -55,30 +70,27 @@ def _transformers(path: Path, max_new_tokens: int, temperature: float, seed: int
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    torch.manual_seed(seed)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    torch.set_num_threads(sampling.threads)
+    torch.manual_seed(sampling.seed)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    start = model.config.eos_token_id if model.config.bos_token_id is None else model.config.bos_token_id
+    draws: dict[str, Any] = {"do_sample": sampling.temperature > 0}
+    if sampling.temperature:
+        draws |= {"temperature": sampling.temperature, "top_k": 0}
 
     def continue_(text: str) -> None:
         # a special token's name in a text is ordinary text, as in training
-        ids = tokenizer(text, split_special_tokens=True)["input_ids"] or [model.config.bos_token_id]
-        room = _room(len(ids), model.config.max_position_embeddings)
+        ids = torch.tensor([tokenizer(text, split_special_tokens=True)["input_ids"] or [start]])
+        length = _length(ids.shape[1], model.config.max_position_embeddings, sampling)
         streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        inputs = torch.tensor([ids])
-        model.generate(
-            inputs,
-            attention_mask=torch.ones_like(inputs),
-            max_new_tokens=min(max_new_tokens, room),
-            streamer=streamer,
-            **sampling,
-        )
+        model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, streamer=streamer, **draws)
 
     return continue_
 
 
-def _llama_cpp(file: Path, max_new_tokens: int, temperature: float, seed: int) -> Continue:
-    """Return what continues with a GGUF file."""
+def _llama_cpp(file: Path, sampling: Sampling) -> Continue:
+    """Return what continues with a GGUF file; an empty text is the start of a document."""
     from model.gguf import llama_cpp_quantizer
 
     llama_cpp_quantizer.check_installed(f"'{file}'")
@@ -86,16 +98,19 @@ def _llama_cpp(file: Path, max_new_tokens: int, temperature: float, seed: int) -
 
     if not file.exists():
         raise UserError(f"'{file}' is missing. Write it with `python -m model.gguf out/export {file}`.")
-    model = llama_cpp.Llama(str(file), n_ctx=0, seed=seed, verbose=False)
-    architecture = model.metadata["general.architecture"]
-    plain: Any = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0}  # the model's own distribution
+    threads: Any = {"n_threads": sampling.threads, "n_threads_batch": sampling.threads}
+    try:
+        model = llama_cpp.Llama(str(file), n_ctx=0, seed=sampling.seed, verbose=False, **threads)
+    except ValueError as error:
+        raise UserError(f"llama.cpp cannot read '{file}' ({error}); write it again") from None
+    context = int(model.metadata[f"{model.metadata['general.architecture']}.context_length"])
+    # the model's own distribution, without what llama.cpp would do to it
+    draws: Any = {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0}
 
     def continue_(text: str) -> None:
         ids = model.tokenize(text.encode(), special=False) or [model.token_bos()]
-        room = _room(len(ids), int(model.metadata[f"{architecture}.context_length"]))
-        made: Any = model.create_completion(
-            ids, max_tokens=min(max_new_tokens, room), temperature=temperature, stream=True, **plain
-        )
+        length = _length(len(ids), context, sampling)
+        made: Any = model.create_completion(ids, max_tokens=length, stream=True, **draws)
         for part in made:
             sys.stdout.write(part["choices"][0]["text"])
             sys.stdout.flush()
@@ -104,24 +119,26 @@ def _llama_cpp(file: Path, max_new_tokens: int, temperature: float, seed: int) -
     return continue_
 
 
-def _room(used: int, context: int) -> int:
-    """Return how many tokens can follow.
+def _length(used: int, context: int, sampling: Sampling) -> int:
+    """Return how many tokens are made.
 
     Raises:
-        UserError: None can.
+        UserError: None can be.
     """
     if used >= context:
         raise UserError(f"the text has {used} tokens, and the model sees {context}; shorten it")
-    return context - used
+    return min(sampling.max_new_tokens, context - used)
 
 
 def _options() -> argparse.Namespace:
+    threads = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(prog="python -m model.chat", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", type=Path, help="out/export, a folder of transformers, or a .gguf file")
     parser.add_argument("--prompt", help="the text to continue; asked for without it")
     parser.add_argument("--max-new-tokens", type=int, default=128, help="length of a continuation (default: 128)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
+    parser.add_argument("--threads", type=int, default=threads, help=f"CPU threads (default: all, {threads})")
     return parser.parse_args()
 
 

@@ -99,7 +99,8 @@ def _beginning(file: dict[str, Any]) -> dict[str, Any]:
     token = {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
     first = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
     single = [first, *file["post_processor"]["single"]]
-    return file["post_processor"] | {"single": single, "special_tokens": {"<|endoftext|>": token}}
+    template: dict[str, Any] = file["post_processor"]
+    return template | {"single": single, "special_tokens": {"<|endoftext|>": token}}
 
 
 def _template_with_padding(file: dict[str, Any]) -> None:
