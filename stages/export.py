@@ -53,6 +53,7 @@ def main() -> None:
 
     with output("export") as out, unsplit.process(settings.num_threads):
         parity = _export(settings, job, trained, described.of_run(job), out / "model")
+        (out / "checkpoints").mkdir()  # an output of the graph, whatever is in it
         released = {}
         for path in _released(settings):
             model = described.of_run(job, int(path.name.removeprefix("step-")))

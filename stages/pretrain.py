@@ -114,6 +114,7 @@ def write_results(job: Job, scratch: Path) -> None:
                 **{path.name: sha256_tree(path) for path in sorted((FOLDER / "checkpoints").iterdir())},
             },
         },
+        sort_keys=False,  # the order of the phases is their order in training
     )
 
 

@@ -1,7 +1,7 @@
 """Reads a checkpoint tensor by tensor, in one process and with the memory of one: no process group, no whole model."""
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -49,37 +49,30 @@ class Reader:
         self.tensors = {key: Stored(tuple(entry.size), entry.properties.dtype) for key, entry in self._tensors.items()}
         """Every tensor by its name there."""
 
-    def read(self, key: str, offset: Sequence[int], into: Tensor) -> None:
-        """Fill a tensor with a part of one that is stored, converted to its type.
+    def read(self, key: str, offset: Sequence[int], shape: Sequence[int]) -> Tensor:
+        """Return a part of a stored tensor, in its type.
 
         Args:
             key: The stored tensor.
             offset: Where in it the part begins.
-            into: Has the part's shape.
+            shape: The part's sizes.
 
         Raises:
             UserError: A file is missing or damaged, or no rank wrote some of the part.
         """
-        missing = into.numel()
-        for chunk in self._overlapping(key, tuple(offset), tuple(into.shape)):
-            stored = self._load(key, chunk)
-            theirs, ours = _common(tuple(chunk.offsets), tuple(chunk.sizes), tuple(offset), tuple(into.shape))
-            into[ours].copy_(stored[theirs])
-            missing -= into[ours].numel()
+        exact = self._chunks.get((key, tuple(offset)))
+        if exact and tuple(exact.sizes) == tuple(shape):
+            return self._load(key, exact)  # there may be thousands of others, which are not looked at
+        part = torch.empty(tuple(shape), dtype=self.tensors[key].dtype)
+        missing = part.numel()
+        for chunk in self._tensors[key].chunks:
+            theirs, ours = _common(chunk.offsets, chunk.sizes, offset, shape)
+            if all(common.start < common.stop for common in ours):
+                part[ours] = self._load(key, chunk)[theirs]
+                missing -= part[ours].numel()
         if missing:
             raise UserError(f"'{self._path}' lacks {missing} elements of {key} from {tuple(offset)} on; save it again")
-
-    def _overlapping(self, key: str, offset: tuple[int, ...], shape: tuple[int, ...]) -> Iterator[ChunkStorageMetadata]:
-        """Yield what ranks wrote of a region; most often that is one chunk, and there may be thousands of others."""
-        own = self._chunks.get((key, offset))
-        if own and tuple(own.sizes) == shape:
-            yield own
-            return
-        for chunk in self._tensors[key].chunks:
-            if all(
-                a < b + m and b < a + n for a, n, b, m in zip(chunk.offsets, chunk.sizes, offset, shape, strict=True)
-            ):
-                yield chunk
+        return part
 
     def _load(self, key: str, chunk: ChunkStorageMetadata) -> Tensor:
         place = self._index.storage_data[MetadataIndex(key, chunk.offsets)]
@@ -94,9 +87,9 @@ class Reader:
 
 
 def _common(
-    at: tuple[int, ...], size: tuple[int, ...], offset: tuple[int, ...], shape: tuple[int, ...]
+    at: Sequence[int], size: Sequence[int], offset: Sequence[int], shape: Sequence[int]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Return where the common part of two boxes is in each."""
+    """Return where the common part of two boxes is in each; empty slices where there is none."""
     theirs, ours = [], []
     for a, n, b, m in zip(at, size, offset, shape, strict=True):
         first, last = max(a, b), min(a + n, b + m)

@@ -4,7 +4,9 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from model.families.weights import Weight, tensors
 from stages.errors import UserError
 from stages.files import write_json
 
+T = TypeVar("T")
 INDEX = "model.safetensors.index.json"
 """The file that says where each tensor is, if there is more than one file."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -80,15 +83,6 @@ class Export:
         """What `transformers` calls the model's type: that of its first tensor."""
         return next(iter(self.tensors.values())).dtype
 
-    def read(self) -> Iterator[tuple[Weight, Tensor]]:
-        """Yield each weight in the type in which it is written, and forget it.
-
-        Raises:
-            UserError: A weight is not finite, or cannot be read.
-        """
-        for weight in self.weights:
-            yield weight, self._read(weight)
-
     def write(self, folder: Path, progress: Callable[[int], object] = lambda _: None) -> None:
         """Write the tensors, and the index if there is more than one file.
 
@@ -97,11 +91,11 @@ class Export:
             progress: Called with the bytes that have been written since.
 
         Raises:
-            UserError: As for `read`.
+            UserError: A weight is not finite, or cannot be read.
         """
         with contextlib.ExitStack() as stack:
             writers = self._open(folder, stack)
-            for weight, value in self.read():
+            for weight, value in _ahead(map(self._read, self.weights)):
                 for name, tensor in tensors(weight, value):
                     writers[name].write(name, tensor)
                     progress(tensor.nbytes)
@@ -121,12 +115,18 @@ class Export:
         total = {"total_parameters": self.num_parameters, "total_size": self.nbytes}
         return {"metadata": total, "weight_map": {name: file for file, names in self.files.items() for name in names}}
 
-    def _read(self, weight: Weight) -> Tensor:
-        value = torch.empty(self._empty[weight.megatron].shape, dtype=self.dtypes[weight.megatron])
-        for piece in self._pieces[weight.megatron]:
-            self._reader.read(piece.key, piece.offset, piece.of(value))
+    def _read(self, weight: Weight) -> tuple[Weight, Tensor]:
+        empty, dtype = self._empty[weight.megatron], self.dtypes[weight.megatron]
+        pieces = self._pieces[weight.megatron]
+        parts = [self._reader.read(piece.key, piece.offset, piece.size) for piece in pieces]
+        if len(parts) == 1:
+            value = parts[0].view(empty.shape).to(dtype)  # itself, if it has the type
+        else:
+            value = torch.empty(empty.shape, dtype=dtype)
+            for piece, part in zip(pieces, parts, strict=True):
+                piece.of(value).copy_(part)
         require_finite(value, f"the checkpoint's {weight.megatron}")
-        return value
+        return weight, value
 
     def _specs(self, weight: Weight) -> Iterator[tuple[str, Spec]]:
         for name, tensor in tensors(weight, self._empty[weight.megatron]):
@@ -159,3 +159,12 @@ def in_files(tensors: Mapping[str, Spec], size: int) -> dict[str, list[str]]:
     if len(files) == 1:
         return {"model.safetensors": files[0]}
     return {f"model-{number:05d}-of-{len(files):05d}.safetensors": names for number, names in enumerate(files, 1)}
+
+
+def _ahead(values: Iterator[T]) -> Iterator[T]:
+    """Yield values; while one is used, the next is made in a thread."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(list, itertools.islice(values, 1))
+        while some := following.result():
+            following = thread.submit(list, itertools.islice(values, 1))
+            yield some[0]

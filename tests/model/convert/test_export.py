@@ -25,7 +25,7 @@ from model.network.build import build_model
 from model.network.decoder import Decoder
 from stages import export as stage
 from stages.errors import UserError
-from stages.files import read_json, write_json
+from stages.files import read_json, sha256_file, write_json
 from tests.model import corpus, jobs
 from tests.model.two_processes import TwoProcesses
 
@@ -169,7 +169,7 @@ def trained(root: Path, monkeypatch: pytest.MonkeyPatch, model: ModelSettings = 
     settings = job.model_dump(mode="json")
     settings["pretrain"] |= {"phases": phases, "averaging": {"decay": 0.9}}
     settings["shards"]["tokens"] = "out/shards/tokens"
-    write_json(Path("out/pretrain/run.json"), {"settings": settings})
+    write_json(Path("out/pretrain/run.json"), {"settings": settings}, sort_keys=False)
     return Job.model_validate(settings)
 
 
@@ -235,6 +235,35 @@ def test_the_average_is_exported_where_it_is_asked_for(tmp_path: Path, monkeypat
     exported: Any = AutoModelForCausalLM.from_pretrained("out/export/model")
     assert torch.equal(exported.model.norm.weight, average.decoder.final_layernorm.weight)
     assert torch.equal(exported.lm_head.weight, average.output_layer.weight[: corpus.VOCAB_SIZE])
+
+
+def test_released_checkpoints_are_exported_and_compared_as_they_were_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = trained(tmp_path, monkeypatch)
+    released = {"step-00000000": (16, 1e4), "step-00000024": (32, 5e5)}
+    for name in ("checkpoint", *(f"checkpoints/{step}" for step in released)):
+        with unsplit.process(num_threads=1, seed=len(name)):
+            unsplit.save(Path("out/pretrain", name), unsplit.build(job.model, corpus.VOCAB_SIZE))
+    write_export_params(tmp_path, dtype="bfloat16", shard_bytes=40_000)
+    stage.main()
+    found = read_json(Path("out/export/parity.json"))
+    assert found["checkpoints"].keys() == released.keys()
+    for name, (length, base) in released.items():
+        folder = Path("out/export/checkpoints", name)
+        config = read_json(folder / "config.json")
+        assert (config["max_position_embeddings"], config["rope_parameters"]["rope_theta"]) == (length, base)
+        assert config["dtype"] == found["checkpoints"][name]["dtype"] == "bfloat16"
+        assert found["checkpoints"][name]["max_abs_logit_difference"] <= 1e-4
+        assert found["checkpoints"][name]["tokens"] == 2 * 2 * length
+        files = found["checkpoints"][name]["weights_sha256"]
+        assert len(files) > 1
+        assert files == {file.name: sha256_file(file) for file in folder.glob("*.safetensors")}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder)
+        assert loaded.dtype == torch.bfloat16
+    write_export_params(tmp_path, checkpoints=False)
+    stage.main()
+    assert not list(Path("out/export/checkpoints").iterdir())
 
 
 def test_a_run_without_an_average_has_none_to_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
