@@ -55,6 +55,15 @@ def word_hashes(text: str) -> Hashes:
     return np.concatenate([np.zeros(0, np.uint64), *map(_window_hashes, _windows(text.lower()))])
 
 
+def word_spans(text: str) -> NDArray[np.int64]:
+    """Return the start and the end of each word of `word_hashes`, [w, 2], in characters of `text.lower()`."""
+    spans, offset = [np.zeros((0, 2), np.int64)], 0
+    for window in _windows(text.lower()):
+        spans.append(np.stack(_bounds(_codes(window)), axis=1) + offset)
+        offset += len(window)
+    return np.concatenate(spans)
+
+
 def mixed(values: Hashes) -> Hashes:
     """Return SplitMix64's finaliser of each value: a bijection after which every bit depends on every bit."""
     values = values ^ (values >> np.uint64(30))
@@ -79,15 +88,26 @@ def _windows(text: str) -> Iterator[str]:
 
 
 def _window_hashes(text: str) -> Hashes:
-    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    kinds, values = _tables()
-    kind = np.concatenate([np.zeros(1, np.uint8), kinds[codes]])
-    starts = np.flatnonzero((kind[1:] != _OUTSIDE) & ((kind[1:] != kind[:-1]) | (kind[1:] == _ALONE)))
+    codes = _codes(text)
+    starts, _ = _bounds(codes)
+    _, values = _tables()
     powers, inverses = _powers()
     sums = np.zeros(codes.size + 1, np.uint64)
     np.cumsum(values[codes] * powers[: codes.size], out=sums[1:])
     bounds = sums[np.append(starts, codes.size)]
     return mixed((bounds[1:] - bounds[:-1]) * inverses[starts])
+
+
+def _codes(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+
+
+def _bounds(codes: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where words start and where they end, in characters."""
+    kinds, _ = _tables()
+    kind = np.concatenate([np.zeros(1, np.uint8), kinds[codes], np.zeros(1, np.uint8)])
+    inside, apart = kind != _OUTSIDE, (kind[1:] != kind[:-1]) | (kind[1:] == _ALONE)
+    return np.flatnonzero(inside[1:-1] & apart[:-1]), np.flatnonzero(inside[1:-1] & apart[1:]) + 1
 
 
 @cache
