@@ -8,7 +8,7 @@ Datasets, section 3.4), `bands` keys of `rows` such hashes each, two texts have 
 The permutations are multiplications of a well-mixed 64-bit hash by random odd numbers, which are bijections.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,8 @@ from stages.settings import Settings
 if TYPE_CHECKING:
     from stages.curation.shingles import Hashes
 
+NO_WORDS = (1 << 64) - 1
+"""Every hash of a text without words."""
 _BLOCK = 1024  # n-grams that are permuted at once; the products fit the cache of a core
 
 
@@ -44,8 +46,17 @@ class MinHash(Settings):
         return raw(self.seed, self.bands * self.rows) | np.uint64(1)
 
 
-def signature(text: str, ngram: int, permutations: "Hashes") -> "Hashes | None":
-    """Return the smallest hash of the text's n-grams under each permutation, [bands * rows]; None if it has no words.
+class Deduplication(Settings):
+    """Which of equal and nearly equal texts survives."""
+
+    near: MinHash | None
+    """How nearly equal texts are found, across all sources; null leaves them."""
+    survivor: Literal["first", "longest"]
+    """The first of a cluster in the order of sources and origins, or its longest text, of which the first."""
+
+
+def signature(text: str, ngram: int, permutations: "Hashes") -> "Hashes":
+    """Return the smallest hash of the text's n-grams under each permutation, [bands * rows]; or `NO_WORDS`.
 
     Memory is a few times the text's own, and a constant.
     """
@@ -54,9 +65,7 @@ def signature(text: str, ngram: int, permutations: "Hashes") -> "Hashes | None":
     from stages.curation.shingles import shingles
 
     runs = shingles(text, ngram)
-    if not runs.size:
-        return None
-    smallest = np.full(permutations.size, np.iinfo(np.uint64).max, np.uint64)
+    smallest = np.full(permutations.size, NO_WORDS, np.uint64)
     for start in range(0, runs.size, _BLOCK):
         np.minimum(smallest, (permutations[:, None] * runs[start : start + _BLOCK]).min(axis=1), out=smallest)
     return smallest

@@ -1,0 +1,136 @@
+"""Curates a snapshot, shard by shard, on one machine or many: chains, deduplication across all of it, splits.
+
+The pieces of work (`stages.curation.parts`) are keyed by everything that they depend on: the digest of the shard,
+the settings that apply to it, and the code. So a run that was killed goes on where it was, and when a source or a
+threshold changes, only the shards that it touches are put through their chains again.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.curation import engine
+from stages.curation.duplicates import Clusters, Index, decide, forest
+from stages.curation.minhash import Deduplication
+from stages.curation.parts import EXACT, LENGTH, NEAR, TRAIL, Join, Part, Settle, Sift
+from stages.curation.split import SPLITS, Split
+from stages.files import sha256_file
+
+ROOT = Path(__file__).parents[2]
+CODE = ("stages/curation/**/*", "stages/corpus/*.py", "requirements.lock")
+"""The files that results depend on."""
+
+
+def curate(
+    parts: Sequence[Part], duplicates: Deduplication, split: Split, runner: engine.Engine, scratch: Path, folder: Path
+) -> None:
+    """Curate the parts.
+
+    Writes `documents/<split>/<domain>-<part>.parquet` and `trail/<part>.parquet`. The bytes are a function of the
+    parts, their order and the settings; neither the engine nor what an earlier run left in `scratch` matters.
+
+    Args:
+        parts: The shards of the snapshot in the order of sources and of documents.
+        duplicates: Who survives.
+        split: The held-out fractions.
+        runner: Who does the work.
+        scratch: Where results of pieces are kept from run to run; on the same file system as `folder`.
+        folder: Where the documents and the trail go.
+
+    Raises:
+        UserError: A step refuses, or workers are killed again and again.
+    """
+    inputs = {path: sha256_file(path) for part in parts for path in _inputs(part)}
+    keys = [_key("sift", _part(part, inputs), duplicates.near) for part in parts]
+    sifts = {key: Sift(part, duplicates.near) for key, part in zip(keys, parts, strict=True)}
+    done = dict(zip(sifts, engine.run(sifts, scratch, runner), strict=True))
+    sifted = [done[key] for key in keys]
+    joined, clusters = _clusters(sifted, keys, duplicates, scratch, runner)
+    settled = _settle(parts, sifted, clusters, split, scratch, runner)
+    for number, (part, result) in enumerate(zip(parts, settled, strict=True)):
+        _publish(result, part.domain, number, folder)
+    engine.prune(scratch, [*sifted, *joined, *settled])
+
+
+def _clusters(
+    sifted: Sequence[Path], keys: Sequence[str], duplicates: Deduplication, scratch: Path, runner: engine.Engine
+) -> tuple[list[Path], list[Clusters]]:
+    """Return the results that the clusters were made from, and each part's documents that have duplicates."""
+    near = duplicates.near
+    bands = [(EXACT, 0, 1.0)] + ([(NEAR, band, near.min_agreement) for band in range(near.bands)] if near else [])
+    joins = {_key("join", list(keys), band): Join(tuple(sifted), *band) for band in bands}
+    joined = engine.run(joins, scratch, runner)
+    edges = np.zeros((0, 2), np.int64)
+    for result in joined:
+        edges = forest(np.concatenate([edges, np.load(result / "edges.npy")]))
+    exact, lengths = Index(sifted, EXACT), Index(sifted, LENGTH)
+    fates = decide(edges, exact, Index(sifted, NEAR) if near else None, lengths, duplicates.survivor)
+    bounds = zip(exact.offsets[:-1], exact.offsets[1:], strict=True)
+    return joined, [fates.of(first, end) for first, end in bounds]
+
+
+def _settle(
+    parts: Sequence[Part],
+    sifted: Sequence[Path],
+    clusters: Sequence[Clusters],
+    split: Split,
+    scratch: Path,
+    runner: engine.Engine,
+) -> list[Path]:
+    work = {}
+    keys = []
+    for part, result, fates in zip(parts, sifted, clusters, strict=True):
+        keys.append(_key("settle", result.name, fates.fingerprint(), split))
+        work[keys[-1]] = Settle(result, part.domain, fates, split)
+    done = dict(zip(work, engine.run(work, scratch, runner), strict=True))
+    return [done[key] for key in keys]
+
+
+def _publish(result: Path, domain: str, number: int, folder: Path) -> None:
+    """Link a part's results into the output, under names that say which part they are of."""
+    for split in SPLITS:
+        for shard in (result / split).glob("*.parquet"):
+            _link(shard, folder / "documents" / split / f"{domain}-{number:05d}.parquet")
+    _link(result / TRAIL, folder / "trail" / f"{number:05d}.parquet")
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.chmod(0o444)  # who writes into the output must not change what later runs take from the scratch folder
+    os.link(source, target)
+
+
+def _inputs(part: Part) -> list[Path]:
+    return [path for step in part.chain.steps for path in getattr(step, "inputs", tuple)()]
+
+
+def _part(part: Part, inputs: Mapping[Path, str]) -> dict[str, Any]:
+    """Return what the chain's verdicts on a part depend on."""
+    digests = [inputs[path] for path in _inputs(part)]
+    return {
+        "sha256": part.sha256,
+        "domain": part.domain,
+        "chain": part.chain.model_dump(mode="json"),
+        "inputs": digests,
+    }
+
+
+def _key(*values: Any) -> str:
+    """Return a digest of what a piece of work depends on."""
+    text = json.dumps([_code(), *values], sort_keys=True, default=lambda settings: settings.model_dump(mode="json"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@cache
+def _code() -> str:
+    """Return a digest of the code that the results depend on."""
+    files = sorted(path for pattern in CODE for path in ROOT.glob(pattern) if path.is_file() and path.suffix != ".pyc")
+    lines = [f"{sha256_file(path)}  {path.relative_to(ROOT).as_posix()}\n" for path in files]
+    return hashlib.sha256("".join([sys.version, *lines]).encode()).hexdigest()
