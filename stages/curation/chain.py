@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import Field
 
-from stages.curation import rules
+from stages.curation import contamination, rules
 from stages.curation.step import Step, Verdict
 from stages.settings import Settings
 
@@ -23,7 +23,8 @@ AnyStep = Annotated[
     | rules.RepeatedLines
     | rules.WordLength
     | rules.StopWords
-    | rules.EncodedData,
+    | rules.EncodedData
+    | contamination.Contamination,
     Field(discriminator="step"),
 ]
 

@@ -1,0 +1,141 @@
+"""Decontamination: what shares a word n-gram with evaluation data is dropped, cut out, or tagged.
+
+The rule is that of GPT-3 (Brown et al. 2020, arXiv:2005.14165, appendix C): a 13-gram in common, words in lower case
+without punctuation; it cuts 200 characters around the passage as well, and drops what falls into over 10 pieces.
+What is found, it says by tags: the plain `contaminated`, and one for each row, which `Finding` reads back.
+
+A row that is shorter than an n-gram can not be found, nor one that was translated or paraphrased.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pydantic import Field
+
+from stages.curation.benchmarks import Benchmark, Checked, Manifest, read_rows
+from stages.curation.step import KEEP, Step, Verdict, each_text
+from stages.settings import Settings
+
+if TYPE_CHECKING:  # numpy takes too long to import for a check of params.yaml
+    from stages.curation.overlap import Index, Passage
+
+CONTAMINATED = "contaminated"
+_SHOWN_CHARACTERS = 200
+_SHOWN_ROWS = 64
+
+
+class Finding(NamedTuple):
+    """A passage of a document that is in a row of evaluation data.
+
+    Attributes:
+        benchmark: The benchmark's name.
+        row: File and line of the row, as in `stages.curation.benchmarks.Row`.
+        passage: The beginning of the passage as the document has it, white space collapsed.
+    """
+
+    benchmark: str
+    row: str
+    passage: str
+
+    def tag(self) -> str:
+        """Return the tag that says it."""
+        return "|".join((CONTAMINATED, *self))
+
+    @classmethod
+    def of(cls, tags: Sequence[str]) -> list["Finding"]:
+        """Return the findings that a document's tags say, in order; other tags are passed over."""
+        return [cls(*tag.split("|", 3)[1:]) for tag in tags if tag.startswith(f"{CONTAMINATED}|")]
+
+
+class Contamination(Settings):
+    """Drop, cut or tag what shares an n-gram with evaluation data."""
+
+    step: Literal["contamination"]
+    """Picks this step."""
+    benchmarks: dict[str, Benchmark]
+    """Evaluation data by name."""
+    ngram: int = Field(ge=5)
+    """Words of an n-gram (GPT-3: 13)."""
+    action: Literal["drop", "cut", "tag"]
+    """`cut` takes the passages out and leaves a blank line for each, `tag` changes nothing."""
+    margin: int = Field(ge=0)
+    """Characters that `cut` takes on either side of a passage as well (GPT-3: 200)."""
+    max_cuts: int = Field(ge=0)
+    """More passages than this, and `cut` drops the document (GPT-3: 10)."""
+
+    def build(self) -> Step:
+        """Return the step; it reads all evaluation data.
+
+        Raises:
+            UserError: A benchmark's folder is not as it should be.
+        """
+        index = self.index()
+        return each_text(lambda text: self._judge(index, text))
+
+    def index(self) -> "Index":
+        """Return the index of all benchmarks' rows, which is made once a process."""
+        return _index(tuple(self.benchmarks.items()), self.ngram)
+
+    def manifest(self) -> Manifest:
+        """Return which evaluation data the documents are checked against."""
+        from stages.files import sha256_tree
+
+        index = self.index()
+        short = [index.names[number][0] for number in index.short]
+        rows = [name for name, _ in index.names]
+        checked = {
+            name: Checked(
+                sha256=sha256_tree(benchmark.folder),
+                tasks=benchmark.tasks,
+                rows=rows.count(name),
+                short_rows=short.count(name),
+            )
+            for name, benchmark in self.benchmarks.items()
+        }
+        return Manifest(ngram=self.ngram, benchmarks=checked)
+
+    def _judge(self, index: "Index", text: str) -> Verdict:
+        passages = index.passages(text)
+        if not passages:
+            return KEEP
+        numbers = {
+            "ngrams": sum(passage.ngrams for passage in passages),
+            "passages": len(passages),
+            "rows": len({row for passage in passages for row in passage.rows}),
+        }
+        tags = (CONTAMINATED, *(finding.tag() for finding in _findings(index, text, passages)))
+        if self.action == "tag":
+            return Verdict(numbers=numbers, tags=tags)
+        kept = None if self.action == "drop" or len(passages) > self.max_cuts else self._cut(index, text, passages)
+        return Verdict(None if kept else CONTAMINATED, numbers, kept or None, tags)
+
+    def _cut(self, index: "Index", text: str, passages: "list[Passage]") -> str:
+        while passages:  # the ends of two pieces may be an n-gram of a row again
+            pieces, start = [], 0
+            for passage in passages:
+                pieces.append(text[start : max(start, passage.start - self.margin)])
+                start = passage.end + self.margin
+            pieces.append(text[start:])
+            text = "\n\n".join(stripped for piece in pieces if (stripped := piece.strip()))
+            passages = index.passages(text)
+        return text
+
+
+def _findings(index: "Index", text: str, passages: "list[Passage]") -> Iterator[Finding]:
+    """Yield the first rows, each once, with the first passage of each."""
+    first: dict[int, Passage] = {}
+    for passage in passages:
+        for row in passage.rows:
+            first.setdefault(row, passage)
+    for row in list(first)[:_SHOWN_ROWS]:
+        passage = first[row]
+        shown = text[passage.start : min(passage.end, passage.start + _SHOWN_CHARACTERS)]
+        yield Finding(*index.names[row], " ".join(shown.split()))
+
+
+@cache
+def _index(benchmarks: tuple[tuple[str, Benchmark], ...], ngram: int) -> "Index":
+    from stages.curation.overlap import Index
+
+    return Index((row for name, benchmark in benchmarks for row in read_rows(name, benchmark)), ngram)
