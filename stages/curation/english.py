@@ -1,0 +1,153 @@
+"""The words of spaCy's blank English pipeline, at ten times its speed.
+
+The rules are spaCy's own: its patterns, its special cases and, where special cases meet affixes, its tokenizer. Only
+the search is done otherwise. spaCy tries a hundred alternatives at every character of a string to find a suffix;
+which of them can match is told by the last character. Checked against spaCy on every distinct string of a corpus.
+"""
+
+import re
+
+import spacy
+from spacy.lang.char_classes import CURRENCY, ICONS, UNITS
+
+_DIGIT_SUFFIX = re.compile(rf"(?<=[0-9])(?:\+|{CURRENCY}|{UNITS})$")
+_DIGIT = re.compile("[0-9]")
+_LONGEST_DIGIT_SUFFIX = 8
+_POSSESSIVES = ("'s", "'S", "’s", "’S")
+_DOLLARS = ("US$", "C$", "A$")
+_INFIX_START = re.compile(rf"[-.…+*^,–—~:<>=/{ICONS}]")
+
+
+class English:
+    """Splits what stands between two spaces into words."""
+
+    def __init__(self) -> None:
+        """Read spaCy's rules."""
+        tokenizer = spacy.blank("en").tokenizer
+        self._prefix, self._suffix = tokenizer.prefix_search.__self__, tokenizer.suffix_search.__self__
+        self._infix = tokenizer.infix_finditer.__self__
+        self._url = tokenizer.url_match
+        self._one_character_prefixes: dict[str, int] = {}
+        self._one_character_suffixes: dict[str, int] = {}
+        self._full_stops: dict[str, int] = {}
+        self._special: dict[str, list[str]] = {}
+        self._phrases: dict[str, list[list[str]]] = {}
+        for special in tokenizer.rules:
+            if len(phrase := self._split(special)) > 1:
+                self._phrases.setdefault(phrase[0], []).append(phrase)
+        self._special = {special: [token.text for token in tokenizer(special)] for special in tokenizer.rules}
+
+    def __call__(self, chunk: str) -> list[str]:
+        """Return the words of a string that has no whitespace."""
+        if chunk in self._special:
+            return self._special[chunk]
+        if chunk.isascii() and chunk.isalpha():
+            return [chunk]
+        words = self._split(chunk)
+        phrases = self._find_phrases(words) if len(words) > 1 else []
+        return self._join(words, phrases) if phrases else words
+
+    def _find_phrases(self, words: list[str]) -> list[tuple[int, int]]:
+        """Return where special cases, such as `:)`, were taken apart: (-number of words, first word)."""
+        return [
+            (-len(phrase), start)
+            for start, word in enumerate(words)
+            if word in self._phrases
+            for phrase in self._phrases[word]
+            if words[start : start + len(phrase)] == phrase
+        ]
+
+    def _join(self, words: list[str], phrases: list[tuple[int, int]]) -> list[str]:
+        """Put special cases together again; where two overlap, the longer, then the first, is it."""
+        taken: set[int] = set()
+        joined: dict[int, int] = {}
+        for negative_length, start in sorted(phrases):
+            end = start - negative_length
+            if start not in taken and end - 1 not in taken:
+                joined[start] = end
+            taken.update(range(start, end))
+        result, position = [], 0
+        while position < len(words):
+            end = joined.get(position, position + 1)
+            whole = "".join(words[position:end])
+            result += self._special[whole] if position in joined else [whole]
+            position = end
+        return result
+
+    def _split(self, chunk: str) -> list[str]:
+        """Take prefixes and suffixes off until a special case, or nothing more to take, is left; split that."""
+        special, prefixes, suffixes = self._special, [], []
+        core, length = chunk, 0
+        while core and len(core) != length and core not in special:
+            length = len(core)
+            start = self._prefix_length(core)
+            if start and core[start:] in special:
+                prefixes.append(core[:start])
+                core = core[start:]
+                break
+            end = self._suffix_length(core[start:])
+            if end and core[:-end] in special:
+                suffixes.append(core[-end:])
+                core = core[:-end]
+                break
+            if start:
+                prefixes.append(core[:start])
+            if end:
+                suffixes.append(core[-end:])
+            core = core[start : length - end]
+        return [*prefixes, *self._split_core(core), *reversed(suffixes)]
+
+    def _prefix_length(self, text: str) -> int:
+        first = text[0]
+        if first in "UCA":
+            return next((len(dollar) for dollar in _DOLLARS if text.startswith(dollar)), 0)
+        if first in ".+":
+            match = self._prefix.match(text)
+            return match.end() if match else 0
+        if first not in self._one_character_prefixes:
+            self._one_character_prefixes[first] = int(bool(self._prefix.match(first)))
+        return self._one_character_prefixes[first]
+
+    def _suffix_length(self, text: str) -> int:
+        if not text:
+            return 0
+        last = text[-1]
+        if last == ".":
+            return self._full_stop(text)
+        if last not in self._one_character_suffixes:
+            self._one_character_suffixes[last] = int(bool(self._suffix.match(last)))
+        if self._one_character_suffixes[last]:
+            return 2 if text.endswith("……") else 1
+        if text.endswith(_POSSESSIVES):
+            return 2
+        tail = text[-_LONGEST_DIGIT_SUFFIX:]
+        match = _DIGIT_SUFFIX.search(tail) if _DIGIT.search(tail) else None
+        return match.end() - match.start() if match else 0
+
+    def _full_stop(self, text: str) -> int:
+        stops = len(text) - len(text.rstrip("."))
+        if stops > 1:
+            return stops
+        tail = text[-3:]  # no rule looks further back
+        if tail not in self._full_stops:
+            self._full_stops[tail] = int(bool(self._suffix.search(tail)))
+        return self._full_stops[tail]
+
+    def _split_core(self, core: str) -> list[str]:
+        if not core:
+            return []
+        if core in self._special:
+            return self._special[core]
+        if core.isalnum() or ("." in core and self._url(core)):
+            return [core]
+        first = _INFIX_START.search(core)
+        if first is None:
+            return [core]
+        words, start = [], 0
+        for infix in self._infix.finditer(core, first.start()):
+            if infix.start() == 0:
+                continue
+            words += [core[start : infix.start()], infix.group()]
+            start = infix.end()
+        words.append(core[start:])
+        return [word for word in words if word]
