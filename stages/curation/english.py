@@ -6,16 +6,19 @@ which of them can match is told by the last character. Checked against spaCy on 
 """
 
 import re
+from typing import Any
 
 import spacy
-from spacy.lang.char_classes import CURRENCY, ICONS, UNITS
+from spacy.lang.char_classes import CURRENCY, ICONS, LIST_ICONS, UNITS
+from spacy.util import compile_infix_regex
 
 _DIGIT_SUFFIX = re.compile(rf"(?<=[0-9])(?:\+|{CURRENCY}|{UNITS})$")
 _DIGIT = re.compile("[0-9]")
 _LONGEST_DIGIT_SUFFIX = 8
-_POSSESSIVES = ("'s", "'S", "’s", "’S")
+_POSSESSIVES = ("'s", "'S", "\u2019s", "\u2019S")
 _DOLLARS = ("US$", "C$", "A$")
-_INFIX_START = re.compile(rf"[-.…+*^,–—~:<>=/{ICONS}]")
+_INFIX_START = re.compile(f"[-.\u2026+*^,\u2013\u2014~:<>=/{ICONS}]")
+_ASCII_INFIX_START = re.compile("[-.+*^,~:<>=/]")
 
 
 class English:
@@ -23,9 +26,12 @@ class English:
 
     def __init__(self) -> None:
         """Read spaCy's rules."""
-        tokenizer = spacy.blank("en").tokenizer
+        pipeline = spacy.blank("en")
+        tokenizer: Any = pipeline.tokenizer
         self._prefix, self._suffix = tokenizer.prefix_search.__self__, tokenizer.suffix_search.__self__
-        self._infix = tokenizer.infix_finditer.__self__
+        self._infix = tokenizer.infix_finditer
+        ascii_infixes = [rule for rule in pipeline.Defaults.infixes or () if rule not in LIST_ICONS]
+        self._ascii_infix = compile_infix_regex(ascii_infixes).finditer
         self._url = tokenizer.url_match
         self._one_character_prefixes: dict[str, int] = {}
         self._one_character_suffixes: dict[str, int] = {}
@@ -44,29 +50,25 @@ class English:
         if chunk.isascii() and chunk.isalpha():
             return [chunk]
         words = self._split(chunk)
-        phrases = self._find_phrases(words) if len(words) > 1 else []
-        return self._join(words, phrases) if phrases else words
+        return words if self._phrases.keys().isdisjoint(words) else self._join(words)
 
-    def _find_phrases(self, words: list[str]) -> list[tuple[int, int]]:
-        """Return where special cases, such as `:)`, were taken apart: (-number of words, first word)."""
-        return [
+    def _join(self, words: list[str]) -> list[str]:
+        """Put special cases, such as `:)`, together again; where two overlap, the longer, then the first, is it."""
+        found = [
             (-len(phrase), start)
             for start, word in enumerate(words)
-            if word in self._phrases
-            for phrase in self._phrases[word]
+            for phrase in self._phrases.get(word, ())
             if words[start : start + len(phrase)] == phrase
         ]
-
-    def _join(self, words: list[str], phrases: list[tuple[int, int]]) -> list[str]:
-        """Put special cases together again; where two overlap, the longer, then the first, is it."""
         taken: set[int] = set()
         joined: dict[int, int] = {}
-        for negative_length, start in sorted(phrases):
+        for negative_length, start in sorted(found):
             end = start - negative_length
             if start not in taken and end - 1 not in taken:
                 joined[start] = end
             taken.update(range(start, end))
-        result, position = [], 0
+        result: list[str] = []
+        position = 0
         while position < len(words):
             end = joined.get(position, position + 1)
             whole = "".join(words[position:end])
@@ -140,11 +142,12 @@ class English:
             return self._special[core]
         if core.isalnum() or ("." in core and self._url(core)):
             return [core]
-        first = _INFIX_START.search(core)
+        search, find = (_ASCII_INFIX_START, self._ascii_infix) if core.isascii() else (_INFIX_START, self._infix)
+        first = search.search(core)
         if first is None:
             return [core]
         words, start = [], 0
-        for infix in self._infix.finditer(core, first.start()):
+        for infix in find(core, first.start()):
             if infix.start() == 0:
                 continue
             words += [core[start : infix.start()], infix.group()]

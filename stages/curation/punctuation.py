@@ -1,6 +1,6 @@
-"""Characters that are no word by themselves, and those that end a sentence: datatrove's lists (0.10.1, `utils/text.py`).
+"""Characters that are no word by themselves, and those that end a sentence.
 
-Written as code points, because most fonts lack them.
+The lists are datatrove's (0.10.1, `utils/text.py`). Written as code points, because most fonts lack them.
 """
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from spacy.lang.lex_attrs import is_punct
-from spacy.pipeline.sentencizer import Sentencizer
+from spacy.pipeline import Sentencizer
 
 from stages.curation.english import English
 from stages.curation.punctuation import SYMBOLS
@@ -179,7 +179,7 @@ class Splitter:
         kinds = [ENDS_SENTENCE if word in _SENTENCE_ENDS else PUNCTUATION * is_punct(word) for word in words]
         symbol = [not word.strip(_SYMBOLS) for word in words]
         alphabetic = [any(map(str.isalpha, word)) for word in words]
-        values = (lengths, *_hashes("".join(words), lengths), symbol, alphabetic, kinds)
+        values: Sequence[Any] = (lengths, *_hashes("".join(words), lengths), symbol, alphabetic, kinds)
         for column, each in zip(self._columns, values, strict=True):
             column.extend(each)
 
