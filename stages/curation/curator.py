@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.curation import engine
 from stages.curation.duplicates import Clusters, Index, decide, forest
+from stages.curation.engine import Workers, prune, run
 from stages.curation.minhash import Deduplication
 from stages.curation.parts import EXACT, LENGTH, NEAR, TRAIL, Join, Part, Settle, Sift
 from stages.curation.split import SPLITS, Split
@@ -29,7 +29,7 @@ CODE = ("stages/curation/**/*", "stages/corpus/*.py", "requirements.lock")
 
 
 def curate(
-    parts: Sequence[Part], duplicates: Deduplication, split: Split, runner: engine.Engine, scratch: Path, folder: Path
+    parts: Sequence[Part], duplicates: Deduplication, split: Split, workers: Workers, scratch: Path, folder: Path
 ) -> None:
     """Curate the parts.
 
@@ -40,7 +40,7 @@ def curate(
         parts: The shards of the snapshot in the order of sources and of documents.
         duplicates: Who survives.
         split: The held-out fractions.
-        runner: Who does the work.
+        workers: Who does the work.
         scratch: Where results of pieces are kept from run to run; on the same file system as `folder`.
         folder: Where the documents and the trail go.
 
@@ -50,23 +50,23 @@ def curate(
     inputs = {path: sha256_file(path) for part in parts for path in _inputs(part)}
     keys = [_key("sift", _part(part, inputs), duplicates.near) for part in parts]
     sifts = {key: Sift(part, duplicates.near) for key, part in zip(keys, parts, strict=True)}
-    done = dict(zip(sifts, engine.run(sifts, scratch, runner), strict=True))
+    done = dict(zip(sifts, run(sifts, scratch, workers), strict=True))
     sifted = [done[key] for key in keys]
-    joined, clusters = _clusters(sifted, keys, duplicates, scratch, runner)
-    settled = _settle(parts, sifted, clusters, split, scratch, runner)
+    joined, clusters = _clusters(sifted, keys, duplicates, scratch, workers)
+    settled = _settle(parts, sifted, clusters, split, scratch, workers)
     for number, (part, result) in enumerate(zip(parts, settled, strict=True)):
         _publish(result, part.domain, number, folder)
-    engine.prune(scratch, [*sifted, *joined, *settled])
+    prune(scratch, [*sifted, *joined, *settled])
 
 
 def _clusters(
-    sifted: Sequence[Path], keys: Sequence[str], duplicates: Deduplication, scratch: Path, runner: engine.Engine
+    sifted: Sequence[Path], keys: Sequence[str], duplicates: Deduplication, scratch: Path, workers: Workers
 ) -> tuple[list[Path], list[Clusters]]:
     """Return the results that the clusters were made from, and each part's documents that have duplicates."""
     near = duplicates.near
     bands = [(EXACT, 0, 1.0)] + ([(NEAR, band, near.min_agreement) for band in range(near.bands)] if near else [])
     joins = {_key("join", list(keys), band): Join(tuple(sifted), *band) for band in bands}
-    joined = engine.run(joins, scratch, runner)
+    joined = run(joins, scratch, workers)
     edges = np.zeros((0, 2), np.int64)
     for result in joined:
         edges = forest(np.concatenate([edges, np.load(result / "edges.npy")]))
@@ -82,14 +82,14 @@ def _settle(
     clusters: Sequence[Clusters],
     split: Split,
     scratch: Path,
-    runner: engine.Engine,
+    workers: Workers,
 ) -> list[Path]:
     work = {}
     keys = []
     for part, result, fates in zip(parts, sifted, clusters, strict=True):
         keys.append(_key("settle", result.name, fates.fingerprint(), split))
         work[keys[-1]] = Settle(result, part.domain, fates, split)
-    done = dict(zip(work, engine.run(work, scratch, runner), strict=True))
+    done = dict(zip(work, run(work, scratch, workers), strict=True))
     return [done[key] for key in keys]
 
 

@@ -4,16 +4,26 @@ A piece of work writes files into a folder that it is given. The folder appears 
 so a run that was killed goes on from its finished pieces, and pieces whose keys have not changed are not done again.
 What a piece writes is a function of its key alone: results depend neither on the engine nor on the number of
 workers. A worker that is killed costs the piece it was at, which is done again.
+
+Ray's tasks are the distributed engine. Of the engines that were tried on the pieces of this stage, two workers on one
+machine, all gave the same bytes and needed the same time once they ran. What told them apart was a worker killed
+by the kernel, as it happens when memory runs out: Ray and Ray Data do its piece again, on any machine that is left;
+datatrove's local executor, on `multiprocessing.Pool` as its Ray executor is, waits for ever; Daft's own runner ends
+with an error. Ray Data adds 0.5 GB to Ray, for tables that a piece of work has no use for. tests/benchmarks/LOG.md
+has the figures. Ray runs inside a Slurm job, on Kubernetes, or on hosts that it is started on by hand.
 """
 
+import contextlib
+import functools
 import multiprocessing
 import os
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,13 +62,34 @@ class Ray(Settings):
 Engine = Annotated[Local | Ray, Field(discriminator="kind")]
 
 
-def run(work: Mapping[str, Work], scratch: Path, engine: Local | Ray) -> list[Path]:
+Workers = Callable[[dict[Path, Work]], None]
+"""Makes each folder with its piece of work, in any order."""
+
+
+@contextlib.contextmanager
+def started(engine: Local | Ray) -> Iterator[Workers]:
+    """Yield the workers of an engine; they end with the block.
+
+    Raises:
+        UserError: The engine is not installed.
+    """
+    if engine.kind == "ray":
+        with _ray_session(engine) as ray:
+            yield functools.partial(_on_ray, ray, engine.workers)
+    elif engine.workers == 1:
+        yield _here
+    else:
+        with contextlib.closing(_Processes(engine.workers)) as processes:
+            yield processes
+
+
+def run(work: Mapping[str, Work], scratch: Path, workers: Workers) -> list[Path]:
     """Carry out the work that is not done yet.
 
     Args:
         work: By its key, which names its result.
         scratch: Where results are kept, on a file system that all workers share.
-        engine: Who does it.
+        workers: Who does it.
 
     Returns:
         The result folder of each piece, in order.
@@ -67,17 +98,11 @@ def run(work: Mapping[str, Work], scratch: Path, engine: Local | Ray) -> list[Pa
         UserError: A piece of work raised it, or workers are killed again and again.
     """
     scratch.mkdir(parents=True, exist_ok=True)
-    _sweep(scratch)
     folders = {scratch / key: piece for key, piece in work.items()}
-    todo = {folder: piece for folder, piece in folders.items() if not folder.exists()}
-    if engine.kind == "ray":
-        _on_ray(todo, engine)
-    elif engine.workers == 1:
-        for folder, piece in todo.items():
-            finish(piece, folder)
-    else:
-        _on_processes(todo, engine.workers)
-    _sweep(scratch)
+    if todo := {folder: piece for folder, piece in folders.items() if not folder.exists()}:
+        _sweep(scratch)
+        workers(todo)
+        _sweep(scratch)
     return list(folders)
 
 
@@ -101,63 +126,78 @@ def prune(scratch: Path, keep: list[Path]) -> None:
         shutil.rmtree(folder)
 
 
-def _on_processes(todo: dict[Path, Work], workers: int) -> None:
-    """Have a pool of processes do it, and a new pool what a killed one has left."""
-    kills = 0
-    while left := {folder: piece for folder, piece in todo.items() if not folder.exists()}:
-        if _until_broken(left, workers):
-            return
-        kills = 0 if any(folder.exists() for folder in left) else kills + 1
-        if kills == ATTEMPTS:
-            raise UserError(
-                f"Workers were killed {ATTEMPTS} times in a row before one was finished; {len(left)} pieces of work "
-                "are left. Most likely memory ran out: lower the number of workers, or snapshot.shard_bytes."
-            )
+def _here(todo: dict[Path, Work]) -> None:
+    for folder, piece in todo.items():
+        finish(piece, folder)
 
 
-def _until_broken(todo: dict[Path, Work], workers: int) -> bool:
-    """Return whether it was all done; a killed worker breaks its pool."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(todo)), context, initializer=_one_thread) as pool:
+class _Processes:
+    """A pool of processes, and a new one when a worker that was killed has broken it."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._pool = self._new()
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def __call__(self, todo: dict[Path, Work]) -> None:
+        kills = 0
+        while left := {folder: piece for folder, piece in todo.items() if not folder.exists()}:
+            try:
+                return self._try(left)
+            except BrokenProcessPool:
+                kills = 0 if any(folder.exists() for folder in left) else kills + 1
+            self.close()
+            if kills == ATTEMPTS:
+                raise UserError(
+                    f"Workers were killed {ATTEMPTS} times in a row before one was done; {len(left)} pieces of work "
+                    "are left. Most likely memory ran out: lower the number of workers, or snapshot.shard_bytes."
+                )
+            self._pool = self._new()
+        return None
+
+    def _try(self, todo: dict[Path, Work]) -> None:
+        futures = [self._pool.submit(finish, piece, folder) for folder, piece in todo.items()]
         try:
-            for future in as_completed([pool.submit(finish, piece, folder) for folder, piece in todo.items()]):
+            for future in as_completed(futures):
                 future.result()
-        except BrokenProcessPool:
-            return False
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return True
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _new(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self._workers, context, initializer=_one_thread)
 
 
-def _on_ray(todo: dict[Path, Work], engine: Ray) -> None:
-    """Submit it to Ray, which does again what a killed worker or a lost machine was at."""
+@contextlib.contextmanager
+def _ray_session(engine: Ray) -> Iterator[Any]:
     try:
         import ray
     except ImportError:
         raise UserError("The engine is 'ray', which is not installed: pip install ray.") from None
-    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}}
-    cores = {"num_cpus": engine.workers} if engine.address is None else {}
-    ray.init(address=engine.address, runtime_env=environment, log_to_driver=False, include_dashboard=False, **cores)
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
+    cores: dict[str, Any] = {"num_cpus": engine.workers, "include_dashboard": False} if engine.address is None else {}
+    ray.init(engine.address, runtime_env={"env_vars": {"PYTHONPATH": paths}}, log_to_driver=False, **cores)
     try:
-        _submit(ray, todo, engine.workers)
+        yield ray
     finally:
         ray.shutdown()
 
 
-def _submit(ray: Any, todo: dict[Path, Work], workers: int) -> None:
+def _on_ray(ray: Any, workers: int, todo: dict[Path, Work]) -> None:
+    """Submit it, as much at a time as is worked at; Ray does again what killed workers and lost machines were at."""
     task = ray.remote(num_cpus=1, max_retries=-1)(_finish_on_one_thread)
-    waiting = list(todo.items())
-    running: list[Any] = []
-    while waiting or running:
-        while waiting and len(running) < workers:
-            folder, piece = waiting.pop(0)
-            running.append(task.remote(piece, folder))
+    waiting = iter(todo.items())
+    running = [task.remote(piece, folder.absolute()) for folder, piece in islice(waiting, workers)]
+    while running:
         done, running = ray.wait(running)
         try:
             ray.get(done)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
+        running += [task.remote(piece, folder.absolute()) for folder, piece in islice(waiting, len(done))]
 
 
 def _finish_on_one_thread(piece: Work, folder: Path) -> None:
