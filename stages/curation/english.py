@@ -17,6 +17,7 @@ _DIGIT = re.compile("[0-9]")
 _LONGEST_DIGIT_SUFFIX = 8
 _POSSESSIVES = ("'s", "'S", "\u2019s", "\u2019S")
 _DOLLARS = ("US$", "C$", "A$")
+_DOLLAR_STARTS = ("U", "C", "A")
 _INFIX_START = re.compile(f"[-.\u2026+*^,\u2013\u2014~:<>=/{ICONS}]")
 _ASCII_INFIX_START = re.compile("[-.+*^,~:<>=/]")
 
@@ -33,8 +34,8 @@ class English:
         ascii_infixes = [rule for rule in pipeline.Defaults.infixes or () if rule not in LIST_ICONS]
         self._ascii_infix = compile_infix_regex(ascii_infixes).finditer
         self._url = tokenizer.url_match
-        self._one_character_prefixes: dict[str, int] = {}
-        self._one_character_suffixes: dict[str, int] = {}
+        self._prefix_lengths: dict[str, int] = {}
+        self._suffix_lengths: dict[str, int] = {}
         self._full_stops: dict[str, int] = {}
         self._special: dict[str, list[str]] = {}
         self._phrases: dict[str, list[list[str]]] = {}
@@ -45,11 +46,7 @@ class English:
 
     def __call__(self, chunk: str) -> list[str]:
         """Return the words of a string that has no whitespace."""
-        if chunk in self._special:
-            return self._special[chunk]
-        if chunk.isascii() and chunk.isalpha():
-            return [chunk]
-        words = self._split(chunk)
+        words = self._special.get(chunk) or self._split(chunk)
         return words if self._phrases.keys().isdisjoint(words) else self._join(words)
 
     def _join(self, words: list[str]) -> list[str]:
@@ -78,9 +75,13 @@ class English:
 
     def _split(self, chunk: str) -> list[str]:
         """Take prefixes and suffixes off until a special case, or nothing more to take, is left; split that."""
-        special, prefixes, suffixes = self._special, [], []
+        special = self._special
+        prefixes: list[str] = []
+        suffixes: list[str] = []
         core, length = chunk, 0
-        while core and len(core) != length and core not in special:
+        while len(core) != length and core not in special:
+            if core.isascii() and core.isalpha():
+                return [*prefixes, core, *reversed(suffixes)]
             length = len(core)
             start = self._prefix_length(core)
             if start and core[start:] in special:
@@ -100,25 +101,25 @@ class English:
         return [*prefixes, *self._split_core(core), *reversed(suffixes)]
 
     def _prefix_length(self, text: str) -> int:
-        first = text[0]
-        if first in "UCA":
-            return next((len(dollar) for dollar in _DOLLARS if text.startswith(dollar)), 0)
-        if first in ".+":
+        first = text[:1]
+        length = self._prefix_lengths.get(first)
+        if length is None:  # `$` with letters before it, and what looks ahead
+            if first in _DOLLAR_STARTS:
+                return next((len(dollar) for dollar in _DOLLARS if text.startswith(dollar)), 0)
             match = self._prefix.match(text)
-            return match.end() if match else 0
-        if first not in self._one_character_prefixes:
-            self._one_character_prefixes[first] = int(bool(self._prefix.match(first)))
-        return self._one_character_prefixes[first]
+            length = match.end() if match else 0
+            if first not in ".+":
+                self._prefix_lengths[first] = length
+        return length
 
     def _suffix_length(self, text: str) -> int:
-        if not text:
-            return 0
-        last = text[-1]
+        last = text[-1:]
         if last == ".":
             return self._full_stop(text)
-        if last not in self._one_character_suffixes:
-            self._one_character_suffixes[last] = int(bool(self._suffix.match(last)))
-        if self._one_character_suffixes[last]:
+        length = self._suffix_lengths.get(last)
+        if length is None:
+            length = self._suffix_lengths[last] = int(bool(self._suffix.match(last)))
+        if length:
             return 2 if text.endswith("……") else 1
         if text.endswith(_POSSESSIVES):
             return 2
@@ -131,9 +132,10 @@ class English:
         if stops > 1:
             return stops
         tail = text[-3:]  # no rule looks further back
-        if tail not in self._full_stops:
-            self._full_stops[tail] = int(bool(self._suffix.search(tail)))
-        return self._full_stops[tail]
+        length = self._full_stops.get(tail)
+        if length is None:
+            length = self._full_stops[tail] = int(bool(self._suffix.search(tail)))
+        return length
 
     def _split_core(self, core: str) -> list[str]:
         if not core:
