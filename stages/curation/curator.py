@@ -9,19 +9,20 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stages.curation.chain import Chain
 from stages.curation.duplicates import Clusters, Index, decide, forest
 from stages.curation.engine import Workers, prune, run
 from stages.curation.minhash import Deduplication
 from stages.curation.parts import EXACT, LENGTH, NEAR, TRAIL, Join, Part, Settle, Sift
 from stages.curation.split import SPLITS, Split
-from stages.files import sha256_file
+from stages.files import sha256_file, sha256_tree
 
 ROOT = Path(__file__).parents[2]
 CODE = ("stages/curation/**/*", "stages/corpus/*.py", "requirements.lock")
@@ -47,12 +48,11 @@ def curate(
     Raises:
         UserError: A step refuses, or workers are killed again and again.
     """
-    inputs = {path: sha256_file(path) for part in parts for path in _inputs(part)}
-    keys = [_key("sift", _part(part, inputs), duplicates.near) for part in parts]
-    sifts = {key: Sift(part, duplicates.near) for key, part in zip(keys, parts, strict=True)}
-    done = dict(zip(sifts, run(sifts, scratch, workers), strict=True))
-    sifted = [done[key] for key in keys]
-    joined, clusters = _clusters(sifted, keys, duplicates, scratch, workers)
+    chains = {part.chain.model_dump_json(): part.chain for part in parts}
+    inputs = {text: _inputs(chain) for text, chain in chains.items()}
+    sifts = [(_sift_key(part, inputs, duplicates), Sift(part, duplicates.near)) for part in parts]
+    sifted = run(sifts, scratch, workers)
+    joined, clusters = _clusters(sifted, duplicates, scratch, workers)
     settled = _settle(parts, sifted, clusters, split, scratch, workers)
     for number, (part, result) in enumerate(zip(parts, settled, strict=True)):
         _publish(result, part.domain, number, folder)
@@ -60,13 +60,13 @@ def curate(
 
 
 def _clusters(
-    sifted: Sequence[Path], keys: Sequence[str], duplicates: Deduplication, scratch: Path, workers: Workers
+    sifted: Sequence[Path], duplicates: Deduplication, scratch: Path, workers: Workers
 ) -> tuple[list[Path], list[Clusters]]:
     """Return the results that the clusters were made from, and each part's documents that have duplicates."""
     near = duplicates.near
     bands = [(EXACT, 0, 1.0)] + ([(NEAR, band, near.min_agreement) for band in range(near.bands)] if near else [])
-    joins = {_key("join", list(keys), band): Join(tuple(sifted), *band) for band in bands}
-    joined = run(joins, scratch, workers)
+    keys = [result.name for result in sifted]
+    joined = run([(_key("join", keys, band), Join(tuple(sifted), *band)) for band in bands], scratch, workers)
     edges = np.zeros((0, 2), np.int64)
     for result in joined:
         edges = forest(np.concatenate([edges, np.load(result / "edges.npy")]))
@@ -84,13 +84,11 @@ def _settle(
     scratch: Path,
     workers: Workers,
 ) -> list[Path]:
-    work = {}
-    keys = []
-    for part, result, fates in zip(parts, sifted, clusters, strict=True):
-        keys.append(_key("settle", result.name, fates.fingerprint(), split))
-        work[keys[-1]] = Settle(result, part.domain, fates, split)
-    done = dict(zip(work, run(work, scratch, workers), strict=True))
-    return [done[key] for key in keys]
+    work = [
+        (_key("settle", result.name, fates.fingerprint(), split), Settle(result, part.domain, fates, split))
+        for part, result, fates in zip(parts, sifted, clusters, strict=True)
+    ]
+    return run(work, scratch, workers)
 
 
 def _publish(result: Path, domain: str, number: int, folder: Path) -> None:
@@ -107,19 +105,23 @@ def _link(source: Path, target: Path) -> None:
     os.link(source, target)
 
 
-def _inputs(part: Part) -> list[Path]:
-    return [path for step in part.chain.steps for path in getattr(step, "inputs", tuple)()]
+def _sift_key(part: Part, inputs: Mapping[str, dict[str, str]], duplicates: Deduplication) -> str:
+    chain = part.chain.model_dump_json()
+    return _key("sift", part.sha256, part.domain, chain, inputs[chain], duplicates.near)
 
 
-def _part(part: Part, inputs: Mapping[Path, str]) -> dict[str, Any]:
-    """Return what the chain's verdicts on a part depend on."""
-    digests = [inputs[path] for path in _inputs(part)]
-    return {
-        "sha256": part.sha256,
-        "domain": part.domain,
-        "chain": part.chain.model_dump(mode="json"),
-        "inputs": digests,
-    }
+def _inputs(chain: Chain) -> dict[str, str]:
+    """Return the digest of each file and folder that the chain's settings name."""
+    paths = sorted(set(_paths(chain.model_dump())))
+    return {str(path): sha256_tree(path) if path.is_dir() else sha256_file(path) for path in paths}
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _paths(item)
 
 
 def _key(*values: Any) -> str:

@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -83,11 +83,11 @@ def started(engine: Local | Ray) -> Iterator[Workers]:
             yield processes
 
 
-def run(work: Mapping[str, Work], scratch: Path, workers: Workers) -> list[Path]:
+def run(work: Sequence[tuple[str, Work]], scratch: Path, workers: Workers) -> list[Path]:
     """Carry out the work that is not done yet.
 
     Args:
-        work: By its key, which names its result.
+        work: Pieces with their keys, which name their results; equal keys, equal work.
         scratch: Where results are kept, on a file system that all workers share.
         workers: Who does it.
 
@@ -98,12 +98,11 @@ def run(work: Mapping[str, Work], scratch: Path, workers: Workers) -> list[Path]
         UserError: A piece of work raised it, or workers are killed again and again.
     """
     scratch.mkdir(parents=True, exist_ok=True)
-    folders = {scratch / key: piece for key, piece in work.items()}
-    if todo := {folder: piece for folder, piece in folders.items() if not folder.exists()}:
+    if todo := {scratch / key: piece for key, piece in work if not (scratch / key).exists()}:
         _sweep(scratch)
         workers(todo)
         _sweep(scratch)
-    return list(folders)
+    return [scratch / key for key, _ in work]
 
 
 def finish(piece: Work, folder: Path) -> None:
