@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import Field
 
-from stages.curation import contamination, rules
+from stages.curation import contamination, pii, rules
 from stages.curation.step import Step, Verdict
 from stages.settings import Settings
 
@@ -24,7 +24,8 @@ AnyStep = Annotated[
     | rules.WordLength
     | rules.StopWords
     | rules.EncodedData
-    | contamination.Contamination,
+    | contamination.Contamination
+    | pii.Pii,
     Field(discriminator="step"),
 ]
 
