@@ -86,7 +86,7 @@ ROWS: dict[str, dict[str, Any]] = {
         **{"family": "deepseek_v3", **DEEPSEEK, "q_lora_rank": None},
         **{"rope_scaling": MSCALES, "moe": DEEPSEEK_MOE | GROUPS},
     },
-    "olmo2": {"family": "olmo2", "layernorm_epsilon": 1e-3},
+    "olmo2": {"family": "olmo2", "num_query_groups": 4, "layernorm_epsilon": 1e-3},
     "olmo2 wide heads": {"family": "olmo2", "kv_channels": 32, "share_embeddings_and_output_weights": True},
     "olmo3": {"family": "olmo3", "sliding_window": 7, "rotary_base": 10000.0},
     "olmo3 yarn": {"family": "olmo3", "sliding_window": 9, "rope_scaling": YARN, "layer_types": TYPES},
