@@ -16,9 +16,8 @@ from model.gguf.tensors import (
     interleaved,
     latent_keys,
     latent_values,
-    stack,
-    stacked,
     unmixed,
+    with_experts_together,
 )
 from stages.errors import UserError
 
@@ -93,16 +92,16 @@ def targets(folder: Folder, architecture: Architecture) -> Iterator[Target]:
     config, makers = folder.config, architecture.makers(folder.config)
     if (factors := rope.frequency_factors(config)) is not None:
         yield Target("rope_freqs.weight", (), constant(factors))
-    for name, parts in stacked(folder.shapes):
+    for name, parts in with_experts_together(folder.entries):
         if name.endswith("kv_b_proj.weight"):
             layer, _ = in_layer(name)
             yield Target(f"blk.{layer}.attn_k_b.weight", parts, latent_keys(config))
             yield Target(f"blk.{layer}.attn_v_b.weight", parts, latent_values(config))
             continue
         module, full = _translated(name, architecture)
-        yield Target(full, parts, stack if len(parts) > 1 else makers.get(module, Target.make))
+        yield Target(full, parts, makers.get(module, Target.make), stacked=name not in folder.entries)
     if tied(config) and not architecture.shares_output:
-        table = next(name for name in folder.shapes if _translated(name, architecture)[0] == "token_embd")
+        table = next(name for name in folder.entries if _translated(name, architecture)[0] == "token_embd")
         yield Target("output.weight", (table,))
 
 

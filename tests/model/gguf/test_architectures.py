@@ -7,7 +7,7 @@ import torch
 
 from model.families.family import by_name
 from model.gguf.architectures import ARCHITECTURES
-from model.gguf.folder import opened
+from model.gguf.folder import read
 from stages.errors import UserError
 from tests.model.gguf import made
 
@@ -113,5 +113,4 @@ def test_layers_for_multi_token_prediction_are_left_out_with_a_remark(tmp_path: 
     file = source / "model.safetensors"
     save_file(load_file(file) | {"model.layers.4.eh_proj.weight": torch.ones(64, 128)}, file, {"format": "pt"})
     assert np.abs(made.llama_logits(made.gguf(source), some_ids()) - logits(network, some_ids())).max() < LIMIT
-    with opened(source, ARCHITECTURES) as folder:
-        assert any("multi-token prediction" in remark for remark in remarks(folder))
+    assert any("multi-token prediction" in remark for remark in remarks(read(source, ARCHITECTURES)))
