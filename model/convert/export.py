@@ -1,6 +1,7 @@
 """Checkpoints of a run as `transformers` folders, each of which must be the same model."""
 
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from model.convert.described import Described
 from model.convert.parity import Parity, compare, first_difference
 from model.convert.to_transformers import Export
 from model.data.batches import Batch, ValidationData
+from model.families.family import ModelSettings
 from model.job import Job
 from model.network.decoder import Decoder
 from stages.errors import UserError
@@ -99,8 +101,15 @@ def load(folder: Path, described: Described) -> PreTrainedModel:
     """Return the exported model, in float32, as everybody will read it."""
     loaded: Any = model_class(described.model).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     exported: PreTrainedModel = loaded[0].eval()
-    assert not any(loaded[1].values()), loaded[1]
+    unexpected = [key for key in loaded[1].pop("unexpected_keys") if not _beyond_the_last(key, described.model)]
+    assert not unexpected and not any(loaded[1].values()), (unexpected, loaded[1])
     return exported
+
+
+def _beyond_the_last(key: str, model: ModelSettings) -> bool:
+    """Say whether a tensor is of a layer that predicts further tokens; `transformers` reads those on demand alone."""
+    layer = re.match(r"model\.layers\.(\d+)\.", key)
+    return layer is not None and int(layer[1]) >= model.num_layers
 
 
 def _rounded(trained: Path, described: Described, weights: Export) -> Decoder:

@@ -1,5 +1,6 @@
 """`transformers` as the judge of what is exported: it loads, generates and saves every family without our code."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +13,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from model.convert import unsplit
+from model.convert import export, unsplit
 from model.convert.described import Described
-from model.convert.export import check_tokenizer
 from model.convert.to_transformers import Export
 from model.families.family import ModelSettings, by_name
+from model.network.decoder import Decoder
 from stages.corpus import bpe, vocabulary
 from stages.errors import UserError
 from tests.model.families import table
@@ -26,6 +27,7 @@ END, PAD = 0, 1
 PROMPT = torch.randint(2, table.VOCAB_SIZE, (1, 20), generator=torch.Generator().manual_seed(13))
 """Longer than the sliding windows."""
 NEW_TOKENS = 8
+SHARD_SIZE = 2**17
 TEXTS = (
     "def f(x):\n    return 1234567",
     "cafe\u0301 \u212b \ufb01",
@@ -47,11 +49,18 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     root, model = tmp_path_factory.mktemp("exported"), table.settings(request.param)
     network = table.transformers_model(model)
     with unsplit.process(num_threads=1):
-        unsplit.save(root / "weights", megatron_model(model, table.on_disk(network, network.state_dict())))
-        weights = Export(root / "weights", model, table.VOCAB_SIZE, torch.float32, shard_size=2**17)
-        ids = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": PAD}
-        Described(model, table.VOCAB_SIZE, ids, tokenizer=None).write(weights, root / "model")
+        decoder = megatron_model(model, table.on_disk(network, network.state_dict()))
+        write(model, decoder, root)
     return Exported(model, root / "model")
+
+
+def write(model: ModelSettings, decoder: Decoder, root: Path) -> Described:
+    """Save a model below a folder, and export it from there to `model`."""
+    unsplit.save(root / "weights", decoder)
+    ids = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": PAD}
+    described = Described(model, table.VOCAB_SIZE, ids, tokenizer=None)
+    described.write(Export(root / "weights", model, table.VOCAB_SIZE, torch.float32, SHARD_SIZE), root / "model")
+    return described
 
 
 def load(folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -100,6 +109,21 @@ def test_a_model_that_is_loaded_and_saved_has_the_same_bits(exported: Exported, 
         assert (tmp_path / name).read_text() == (exported.folder / name).read_text()
 
 
+@pytest.mark.parametrize("num_layers", [2, 61])
+def test_deepseek_v3_is_loaded_with_layers_for_further_tokens(num_layers: int, tmp_path: Path) -> None:
+    """`transformers` knows them by their place behind 61 layers, the published model's, and drafts tokens with them."""
+    moe = {**table.ROWS["deepseek_v3"]["moe"], "num_dense_layers": num_layers - 1}
+    shape = {"num_layers": num_layers, "mtp_num_layers": 1, "init_method_std": 0.2, "moe": moe}
+    model = ModelSettings.model_validate_json(json.dumps(table.SHAPE | table.ROWS["deepseek_v3"] | shape))
+    with unsplit.process(num_threads=1, seed=1):
+        described = write(model, unsplit.build(model, table.VOCAB_SIZE), tmp_path)
+    network: Any = export.load(tmp_path / "model", described)
+    assert f"model.layers.{num_layers}.eh_proj.weight" in tensors(tmp_path / "model")
+    if num_layers == 61:
+        found = network.generate(PROMPT, use_mtp=True, max_new_tokens=NEW_TOKENS, do_sample=False)
+        assert torch.equal(found, greedy(network))
+
+
 @pytest.fixture(scope="module")
 def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
@@ -116,7 +140,7 @@ def with_tokenizer(family: str, tokenizer_files: Path, folder: Path) -> Path:
 
 @pytest.mark.parametrize("family", sorted(by_name().keys() - {"qwen2"}))
 def test_the_tokenizer_is_read_as_it_is(family: str, tokenizer_files: Path, tmp_path: Path) -> None:
-    check_tokenizer(with_tokenizer(family, tokenizer_files, tmp_path))
+    export.check_tokenizer(with_tokenizer(family, tokenizer_files, tmp_path))
     found, expected = AutoTokenizer.from_pretrained(tmp_path), Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert (found.eos_token_id, found.pad_token_id, len(found)) == (END, PAD, expected.get_vocab_size())
     for text in TEXTS:
@@ -130,4 +154,4 @@ def test_a_tokenizer_that_would_be_read_by_other_rules_is_refused(tokenizer_file
     found, expected = AutoTokenizer.from_pretrained(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert [text for text in TEXTS if found(text).input_ids != expected.encode(text).ids]
     with pytest.raises(UserError, match="tokenizer of a qwen2 model by rules of its own: normalizer, pre_tokenizer"):
-        check_tokenizer(folder)
+        export.check_tokenizer(folder)
