@@ -145,7 +145,9 @@ def test_the_average_is_saved_under_the_names_of_the_weights() -> None:
         assert not torch.equal(plain[name].data, averaged[name].data)
 
 
-@pytest.mark.parametrize("model", [{"moe": True}, {"deepseek": True, "layers": 3}], ids=["all layers", "some"])
+@pytest.mark.parametrize(
+    "model", [{"moe": True}, {"family": layouts.DEEPSEEK, "layers": 3}], ids=["all layers", "some"]
+)
 def test_balance_is_one_when_every_expert_gets_as_much(model: dict[str, Any]) -> None:
     one = job(**model)
     with training(one) as trainer:
