@@ -14,7 +14,7 @@ from tests.model.two_processes import TwoProcesses
 
 RATE = 0.001
 """The default's."""
-MODEL: dict[str, Any] = {"deepseek": True, "layers": 3}
+MODEL: dict[str, Any] = {"family": layouts.DEEPSEEK, "layers": 3}
 
 
 def routers(trainer: Trainer) -> list[Any]:
