@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model.convert import export, unsplit
 from model.convert.described import Described
@@ -41,17 +41,22 @@ TEXTS = (
 class Exported(NamedTuple):
     model: ModelSettings
     folder: Path
+    network: Any
+    """As `AutoModelForCausalLM` loads it."""
+    faults: dict[str, Any]
+    """Of loading."""
 
 
 @pytest.fixture(scope="module", params=table.ROWS)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A random model of a row that Megatron-Core saved, and that was written from there."""
     root, model = tmp_path_factory.mktemp("exported"), table.settings(request.param)
-    network = table.transformers_model(model)
+    source = table.transformers_model(model)
     with unsplit.process(num_threads=1):
-        decoder = megatron_model(model, table.on_disk(network, network.state_dict()))
+        decoder = megatron_model(model, table.on_disk(source, source.state_dict()))
         write(model, decoder, root)
-    return Exported(model, root / "model")
+    loaded: Any = AutoModelForCausalLM.from_pretrained(root / "model", output_loading_info=True)
+    return Exported(model, root / "model", *loaded)
 
 
 def write(model: ModelSettings, decoder: Decoder, root: Path) -> Described:
@@ -63,36 +68,29 @@ def write(model: ModelSettings, decoder: Decoder, root: Path) -> Described:
     return described
 
 
-def load(folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-    return loaded[0], loaded[1]
-
-
 def tensors(folder: Path) -> dict[str, Tensor]:
     return {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
 
 
 def test_the_named_class_loads_and_nothing_is_missing_or_left_over(exported: Exported) -> None:
-    network, found = load(exported.folder)
-    assert type(network).__name__ == exported.model.architecture
-    assert type(network).__module__.startswith("transformers.")
-    assert {kind: keys for kind, keys in found.items() if keys} == {}
+    assert type(exported.network).__name__ == exported.model.architecture
+    assert type(exported.network).__module__.startswith("transformers.")
+    assert {kind: keys for kind, keys in exported.faults.items() if keys} == {}
     assert len(list(exported.folder.glob("*.safetensors"))) > 1, "in shards"
 
 
 def test_generation_with_and_without_a_cache_is_that_of_whole_forward_passes(exported: Exported) -> None:
-    network: Any = load(exported.folder)[0]
     options = {"attention_mask": torch.ones_like(PROMPT), "max_new_tokens": NEW_TOKENS, "do_sample": False}
-    expected = greedy(network)
-    assert expected.shape[1] == PROMPT.shape[1] + NEW_TOKENS, "it ended at once; choose another prompt"
+    expected = greedy(exported.network)
+    assert END not in expected, "generation would end early; choose another prompt"
     for use_cache in (True, False):
-        assert torch.equal(network.generate(PROMPT, use_cache=use_cache, **options), expected)
+        assert torch.equal(exported.network.generate(PROMPT, use_cache=use_cache, **options), expected)
 
 
 def greedy(network: Any) -> Tensor:
     """Return the prompt and the likeliest next tokens, each from a pass over all before it."""
     tokens = PROMPT
-    while tokens.shape[1] < PROMPT.shape[1] + NEW_TOKENS and tokens[0, -1] != END:
+    for _ in range(NEW_TOKENS):
         with torch.no_grad():
             logits = network(tokens, use_cache=False).logits[:, -1]
         tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], dim=1)
@@ -100,8 +98,7 @@ def greedy(network: Any) -> Tensor:
 
 
 def test_a_model_that_is_loaded_and_saved_has_the_same_bits(exported: Exported, tmp_path: Path) -> None:
-    network, _ = load(exported.folder)
-    network.save_pretrained(tmp_path)
+    exported.network.save_pretrained(tmp_path)
     before, after = tensors(exported.folder), tensors(tmp_path)
     assert after.keys() == before.keys()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
