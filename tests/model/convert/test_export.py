@@ -57,6 +57,9 @@ def write(folder: Path, model: ModelSettings, mapping: Mapping | None = None) ->
 
 
 TIED = jobs.LLAMA.model_copy(update={"share_embeddings_and_output_weights": True})
+NEOX = ModelSettings.model_validate(
+    {**jobs.LLAMA.model_dump(exclude_defaults=True), "family": "gpt_neox", "num_query_groups": 4}
+)
 
 
 @pytest.mark.parametrize("model", [jobs.LLAMA, TIED, jobs.MIXTRAL], ids=["llama", "tied", "mixtral"])
@@ -89,6 +92,11 @@ def crossed(weight: Weight) -> Weight:
     return replace(weight, views=views)
 
 
+def by_kind(weight: Weight) -> Weight:
+    """Write all queries, then all keys, then all values, where each head has its own together."""
+    return replace(weight, views=lambda own: [own.unflatten(0, (4, 3, -1)).transpose(0, 1)])
+
+
 def backwards(weight: Weight) -> Weight:
     return replace(weight, parts=weight.parts[::-1])
 
@@ -119,6 +127,7 @@ def swap_experts(weights: list[Weight]) -> list[Weight]:
 
 WRONG: dict[str, tuple[ModelSettings, Mapping, str]] = {
     "a query and its key": (jobs.LLAMA, changed(1, "self_attention.linear_qkv", crossed), "layer 1"),
+    "heads": (NEOX, changed(1, "self_attention.linear_qkv", by_kind), "layer 1"),
     "gate and up": (jobs.LLAMA, changed(2, "mlp.linear_fc1", backwards), "layer 2"),
     "layers": (jobs.LLAMA, shifted, "layer 0"),
     "experts": (jobs.MIXTRAL, swap_experts, "layer 1"),
