@@ -184,7 +184,7 @@ class DeepseekV2(ModelSettings):
 
     def adapt(self, layer: "ModuleSpec") -> None:
         """Change Megatron-Core's specification of a layer: latent attention, shared experts, choice among groups."""
-        from model.network.latent_attention import Latents, specification
+        from model.network.latent_attention import Latents, replace_attention
         from model.network.modules import SwiGLU
         from model.network.router import GroupLimitedRouter
 
@@ -196,7 +196,7 @@ class DeepseekV2(ModelSettings):
             value=self.v_head_dim,
             scale=self.attention_scale,
         )
-        layer.submodules.self_attention = specification(latents)
+        replace_attention(layer, latents)
         mlp = layer.submodules.mlp.submodules
         if hasattr(mlp, "router"):
             mlp.shared_experts.submodules.activation_func = SwiGLU
