@@ -59,6 +59,8 @@ class ModelSettings(Settings):
         "init_method_std": "initializer_range",
     }
     """Fields that `transformers` has under another name, with that name."""
+    conversion_only: ClassVar[str | None] = None
+    """Why a model of this family can be converted, but none is trained; None if one can be."""
 
     family: str
     """The family: the name of its file."""
