@@ -47,6 +47,8 @@ _SHARED_EXPERTS = {f"mlp.shared_experts.{part}_proj": f"ffn_{part}_shexp" for pa
 _LLAMA = _OUTER | _ATTENTION | _GATED_MLP | _PRE_NORMS
 _QKV_BIASES = frozenset({"attn_q", "attn_k", "attn_v"})
 _LLAMA_BIASES = _QKV_BIASES | {"attn_output", "ffn_gate", "ffn_up", "ffn_down"}
+_LATENT_EPSILON = 1e-6
+"""Of the norms of MLA's latents in `transformers`, whatever the configuration; llama.cpp has one epsilon."""
 _NEOX = {
     "gpt_neox.embed_in": "token_embd",
     "gpt_neox.final_layer_norm": "output_norm",
@@ -219,6 +221,8 @@ def _neox(writer: GGUFWriter, config: PreTrainedConfig) -> None:
 def _lacks_llama(config: PreTrainedConfig) -> Iterator[str]:
     if config.hidden_act != "silu":
         yield f"hidden_act = {config.hidden_act}"
+    if rope.parameters(config).get("partial_rotary_factor", 1.0) != 1:
+        yield "a partial_rotary_factor"
 
 
 def _lacks_other(config: PreTrainedConfig) -> Iterator[str]:
@@ -250,6 +254,8 @@ def _lacks_olmo(config: PreTrainedConfig) -> Iterator[str]:
 
 def _lacks_deepseek(config: PreTrainedConfig) -> Iterator[str]:
     yield from _lacks_other(config)
+    if config.rms_norm_eps != _LATENT_EPSILON:
+        yield f"rms_norm_eps = {config.rms_norm_eps} beside the {_LATENT_EPSILON} of the norms of latents"
     if not getattr(config, "rope_interleave", True):
         yield "rope_interleave = false"
     if getattr(config, "topk_method", None) == "group_limited_greedy" and config.topk_group < config.n_group:

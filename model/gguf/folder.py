@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.core_model_loading import revert_weight_conversion
 
 from model.convert import tensor_files
-from model.convert.faults import differences, listed, require_finite
+from model.convert.faults import differences, listed
 from model.convert.tensor_files import DTYPES, Entry
 from stages.errors import UserError
 from stages.files import read_json
@@ -43,14 +44,8 @@ class Folder:
         return dtypes.pop() if len(dtypes) == 1 else "F32"
 
     def tensor(self, name: str) -> Tensor:
-        """Return a tensor in its own type.
-
-        Raises:
-            UserError: It has a value that is not finite.
-        """
-        tensor = tensor_files.read(self.entries[name])
-        require_finite(tensor, f"'{self.path}': {name}")
-        return tensor
+        """Return a tensor in its own type."""
+        return tensor_files.read(self.entries[name])
 
 
 def read(path: Path, known: Collection[str]) -> Folder:
@@ -65,7 +60,7 @@ def read(path: Path, known: Collection[str]) -> Folder:
     """
     path = path / "model" if (path / "model" / "config.json").exists() else path
     architecture = _architecture(path, _json(path / "config.json"), known)
-    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    config = _config(path)
     found = {name: entry for name, entry in _entries(path).items() if not name.endswith(DERIVED)}
     extra = {name for name in found if _is_extra(name, config)}
     found = {name: entry for name, entry in found.items() if name not in extra}
@@ -94,9 +89,21 @@ def _architecture(path: Path, raw: Any, known: Collection[str]) -> str:
     return str(architectures[0])
 
 
+def _config(path: Path) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=True)
+    except (StrictDataclassError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"'{path}/config.json' cannot be read by transformers: {' '.join(str(error).split())}"
+        ) from None
+
+
 def _entries(folder: Path) -> dict[str, Entry]:
     index = folder / "model.safetensors.index.json"
-    names = sorted(set(_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    try:
+        names = sorted(set(_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"'{index}' is damaged (it has no weight_map); copy it again") from None
     return {name: entry for file in names for name, entry in tensor_files.entries(folder / file).items()}
 
 

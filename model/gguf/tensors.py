@@ -35,20 +35,20 @@ class Target:
     stacked: bool = False
     """It holds the parts one after the other, each made alone: experts."""
 
-    def pieces(self, tensor: Callable[[str], Tensor]) -> Iterator[Tensor]:
-        """Yield its values in order: one part after the other, or all at once.
+    def pieces(self, tensor: Callable[[str], Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Yield its values in order, with where they are from: one part after the other, or all at once.
 
         Args:
             tensor: Reads a part.
         """
         if self.stacked:
-            yield from (self.make([tensor(part)]) for part in self.parts)
+            yield from ((part, self.make([tensor(part)])) for part in self.parts)
         else:
-            yield self.make([tensor(part) for part in self.parts])
+            yield ", ".join(self.parts), self.make([tensor(part) for part in self.parts])
 
     def shape(self, entries: Mapping[str, Entry]) -> tuple[int, ...]:
         """Return its sizes, of those of the parts."""
-        first = next(self.pieces(lambda part: torch.empty(entries[part].shape, device="meta")))
+        _, first = next(self.pieces(lambda part: torch.empty(entries[part].shape, device="meta")))
         return (len(self.parts), *first.shape) if self.stacked else tuple(first.shape)
 
 

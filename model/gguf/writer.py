@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+import torch
 from gguf import GGML_QUANT_VERSION, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, size_label
 from gguf.quants import quant_shape_to_byte_shape, quantize
 from numpy.typing import NDArray
@@ -18,13 +19,19 @@ from tqdm import tqdm
 from model.gguf import llama_cpp_quantizer, tokenizer
 from model.gguf.architectures import ARCHITECTURES, Architecture, targets, write_facts
 from model.gguf.folder import Folder, read
-from model.gguf.quantization import KQUANTS, TYPES, Quantization, tensor_type
+from model.gguf.quantization import TYPES, Quantization, check, tensor_type
 from model.gguf.remarks import remarks
 from model.gguf.tensors import Target
 from stages.errors import UserError
 
 _BLOCK = 2**22
 """Values that are quantised at once."""
+_SAME = {
+    torch.float32: GGMLQuantizationType.F32,
+    torch.float16: GGMLQuantizationType.F16,
+    torch.bfloat16: GGMLQuantizationType.BF16,
+}
+"""Types whose bytes are written as they are."""
 logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells of every file and key
 
 
@@ -67,10 +74,9 @@ def write(source: Path, file: Path, kind: str, identity: Identity) -> list[str]:
         UserError: The type or the architecture is not known, the folder is not whole, or llama.cpp would not run the
             same model; nothing is left of the file then.
     """
-    if kind in KQUANTS:
+    check(kind)
+    if kind not in TYPES:
         llama_cpp_quantizer.check_installed(kind)
-    elif kind not in TYPES:
-        raise UserError(f"type {kind} is none of {', '.join([*TYPES, *KQUANTS])}")
     if file.is_dir():
         raise UserError(f"'{file}' is a folder; name a file in it")
     folder = read(source, ARCHITECTURES)
@@ -139,14 +145,24 @@ def _write_tensors(writer: GGUFWriter, folder: Folder, plan: list[tuple[Target, 
     stream = writer.fout[0]
     writer.write_padding(stream, stream.tell())
     for target, kind in tqdm(plan, desc="gguf", unit="tensor", disable=None):
-        begin = stream.tell()
-        for piece in target.pieces(folder.tensor):
-            for rows in piece.reshape(-1, piece.shape[-1]).split(max(1, _BLOCK // piece.shape[-1])):
-                stream.write(_quantized(target.name, rows, kind).data)
-        writer.write_padding(stream, stream.tell() - begin)
+        writer.write_padding(stream, _write_tensor(stream, folder, target, kind))
+
+
+def _write_tensor(stream: IO[bytes], folder: Folder, target: Target, kind: GGMLQuantizationType) -> int:
+    """Write the values of a tensor and return how many bytes these are."""
+    begin = stream.tell()
+    for name, piece in target.pieces(folder.tensor):
+        for rows in piece.reshape(-1, piece.shape[-1]).split(max(1, _BLOCK // piece.shape[-1])):
+            stream.write(_quantized(name, rows, kind).data)
+    return stream.tell() - begin
 
 
 def _quantized(name: str, rows: Tensor, kind: GGMLQuantizationType) -> NDArray[Any]:
+    """Return the bytes of some rows; `name` says in errors where they are from."""
+    if not rows.isfinite().all():
+        raise UserError(f"{name} has values that are NaN or infinite; choose an earlier checkpoint")
+    if _SAME.get(rows.dtype) == kind:
+        return rows.contiguous().view(torch.uint8).numpy()
     values = rows.float().numpy()
     with np.errstate(over="ignore"):
         data = np.ascontiguousarray(quantize(values, kind))

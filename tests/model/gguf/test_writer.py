@@ -81,7 +81,9 @@ def test_values_beyond_half_precision_are_refused(tmp_path: Path) -> None:
     network: Any = made.model("llama")
     network.model.layers[0].mlp.up_proj.weight.data[0, 0] = 1e5
     source = made.folder(tmp_path / "model", network)
-    with pytest.raises(UserError, match=r"blk.0.ffn_up.weight reaches 100000, more than F16 holds; choose type BF16"):
+    with pytest.raises(
+        UserError, match=r"model.layers.0.mlp.up_proj.weight reaches 100000, more than F16 holds; choose type BF16"
+    ):
         made.gguf(source, "F16")
     assert made.gguf(source, "BF16").exists()
 
