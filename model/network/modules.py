@@ -5,6 +5,7 @@ CPU, where such passes cost as much as some GEMMs, that makes a training step sl
 """
 
 import contextlib
+from functools import cache
 from typing import Any
 
 import torch
@@ -230,6 +231,7 @@ def rotate(x: Tensor, turns: Tensor, interleaved: bool = False) -> Tensor:
     return out
 
 
+@cache  # torch.compile makes a graph for every class
 def with_bias(linear: type) -> type:
     """Return a linear layer of a layer spec that has a bias, whatever the configuration says of all."""
 
