@@ -121,7 +121,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 def layouts_of(row: str) -> list[str]:
-    """Return what a model is split into: what needs no experts, or what Megatron-Core can with them; with windows more."""
+    """Return what a model is split into: with experts, what Megatron-Core can; with windows, more."""
     model = table.settings(row)
     split = ["tp2 sp", "pp2", "ep2"] if model.experts else ["tp2", "tp2 sp", "pp2"]
     return [*split, "cp2"] if getattr(model, "sliding_window", None) else split
