@@ -91,11 +91,11 @@ def _architecture(path: Path, raw: Any, known: Collection[str]) -> str:
 
 def _config(path: Path) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(path, local_files_only=True)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path, local_files_only=True)
     except (StrictDataclassError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"'{path}/config.json' cannot be read by transformers: {' '.join(str(error).split())}"
-        ) from None
+        why = " ".join(str(error).split())
+        raise UserError(f"'{path}/config.json' cannot be read by transformers: {why}") from None
+    return config
 
 
 def _entries(folder: Path) -> dict[str, Entry]:

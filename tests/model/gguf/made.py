@@ -83,7 +83,7 @@ BESIDE: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox in sequence": ("gpt_neox", {"use_parallel_residual": False, "hidden_act": "gelu_new"}),
     "gpt_neox tied": ("gpt_neox", _TIED),
 }
-"""What the table of the families does not have, or has only with something that llama.cpp lacks."""
+"""What the families' table does not have, or has only with something that llama.cpp lacks."""
 
 
 def model(row: str, **changes: Any) -> PreTrainedModel:

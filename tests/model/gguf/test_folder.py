@@ -79,6 +79,18 @@ def test_an_architecture_that_llama_cpp_is_not_given_is_refused_with_those_that_
         made.gguf(source)
 
 
+def test_a_configuration_that_transformers_cannot_read_is_refused(source: Path) -> None:
+    made.rewrite(source / "config.json", num_attention_heads=5)
+    with pytest.raises(UserError, match=r"config.json' cannot be read by transformers: .*hidden size \(64\)"):
+        made.gguf(source)
+
+
+def test_a_damaged_index_is_refused(source: Path) -> None:
+    (source / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match=r"index.json' is damaged"):
+        made.gguf(source)
+
+
 def test_quantised_weights_are_refused(source: Path) -> None:
     made.rewrite(source / "config.json", quantization_config={"quant_method": "gptq"})
     with pytest.raises(UserError, match=r"holds quantised weights"):
