@@ -64,7 +64,7 @@ def test_files_have_the_stated_size_and_an_index_as_save_pretrained_writes_it(tm
     assert ours["weight_map"].keys() == theirs["weight_map"].keys()
     assert set(ours["weight_map"].values()) == set(exported.files)
     assert len(exported.files) > 3
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for file, names in exported.files.items():
         tensors = load_file(tmp_path / "again" / file)
         assert tensors.keys() == set(names)
