@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from gguf import MODEL_ARCH
 
-from model.gguf.architectures import ARCHITECTURES, context_length
+from model.gguf.architectures import ARCHITECTURES
+from model.gguf.facts import context_length
 from model.gguf.folder import Folder
 from stages.files import read_json
 
@@ -12,7 +13,7 @@ from stages.files import read_json
 def remarks(folder: Folder) -> Iterator[str]:
     """Yield what whoever runs the file should know."""
     architecture = ARCHITECTURES[folder.architecture]
-    whole, context = folder.config.max_position_embeddings, context_length(folder.config, architecture)
+    whole, context = folder.config.max_position_embeddings, context_length(folder.config, architecture.arch)
     if context < whole:
         yield (
             f"llama.cpp's {architecture.arch.name.lower()} has no sliding window: the context length is {context}, the "

@@ -72,6 +72,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 """`model_type`, and what is other than in `_SHAPE`."""
 BESIDE: dict[str, tuple[str, dict[str, Any]]] = {
     "llama with a factor of attention": ("llama", {"rope_parameters": YARN | {"attention_factor": 1.3}}),
+    "llama with mscales": ("llama", {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 0.5}}),
     "mistral without window": ("mistral", {"sliding_window": None}),
     "olmo2 tied": ("olmo2", _TIED),
     "deepseek_v2 lite with mscale": (

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from model.families.family import by_name
-from model.gguf.architectures import ARCHITECTURES, context_length
+from model.gguf.architectures import ARCHITECTURES
+from model.gguf.facts import context_length
 from model.gguf.folder import read
 from stages.errors import UserError
 from tests.model.families import table
@@ -40,7 +41,7 @@ def check(network: Any, path: Path) -> None:
     if neox:
         for layer in network.gpt_neox.layers:
             layer.mlp.act = HalfGelu()
-    ids = some_ids(context_length(network.config, ARCHITECTURES[type(network).__name__]))
+    ids = some_ids(context_length(network.config, ARCHITECTURES[type(network).__name__].arch))
     theirs, ours = made.llama_logits(file, ids), logits(network, ids)
     assert 2 < np.abs(ours).max() < 20
     assert np.abs(theirs - ours).max() < (HALF_LIMIT if neox else LIMIT)
@@ -50,7 +51,7 @@ LACKING = {
     "qwen3_moe sparse": "norm_topk_prob = false; dense layers",
     "deepseek_v2": "rms_norm_eps = 0.0001",
     "deepseek_v2 groups": "group_limited_greedy",
-    "deepseek_v3 groups": "'mscale': 0.7",
+    "deepseek_v3 groups": "yarn without mscale",
     "olmo2 wide heads": "head_dim",
     "gpt_neox serial": "attention_bias = false",
 }
@@ -117,6 +118,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "head_dim = 32": ("qwen2", {"head_dim": 32}),
     "group_limited_greedy": ("deepseek_v2", {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}),
     "rope_interleave": ("deepseek_v3 with groups", {"rope_interleave": False}),
+    "yarn without mscale": ("deepseek_v3 with groups", {"rope_parameters": made.YARN}),
     "26 layers": ("deepseek_v3 with groups", {"num_hidden_layers": 26}),
     "partial_rotary_factor": (
         "llama",
