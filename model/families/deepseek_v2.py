@@ -54,6 +54,8 @@ class DeepseekMoE(MoESettings):
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
+        if (self.router_num_groups is None) != (self.router_group_topk is None):
+            raise ValueError("router_num_groups and router_group_topk need each other; set both or neither")
         groups, visited = self.router_num_groups or 1, self.router_group_topk or 1
         if self.num_experts % groups:
             raise ValueError(f"num_experts {self.num_experts} is not divisible by router_num_groups {groups}")

@@ -43,6 +43,7 @@ def one_process() -> Iterator[None]:
         (V3, {"moe.router_num_groups": 3}, "num_experts 8 is not divisible by router_num_groups 3"),
         (V3, {"moe.router_group_topk": 5}, "router_group_topk 5 is above router_num_groups 4"),
         (V3, {"moe.router_group_topk": 1}, "router_topk 3 is above the experts of router_group_topk 1"),
+        (V3, {"moe.router_group_topk": None}, "need each other"),
         (V3, {"moe.router_num_groups": 8}, "leaves groups of one expert"),
         (V3, {"moe.router_topk": 1}, "router_topk is 1"),
         (V3, {"mtp_num_layers": 1, "share_embeddings_and_output_weights": True}, "an output layer of its own"),

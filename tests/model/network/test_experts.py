@@ -66,16 +66,23 @@ def test_biases_and_counts_are_float32_beside_bf16_weights() -> None:
         assert held["decoder.layers.2.mlp.router.expert_bias"].dtype == torch.float32
 
 
+MANY = {**layouts.DEEPSEEK, "moe": {**layouts.DEEPSEEK["moe"], "num_experts": 16, "router_num_groups": 1}}
+"""So many experts that halves of a batch differ in which get too much."""
+
+
 def check_share(whole: list[Tensor], layout: LayoutSettings) -> None:
-    one = layouts.job(layout, **MODEL)
+    one = layouts.job(layout, family=MANY)
     with layouts.training(one) as trainer:
         gradients(trainer, one)
+        own = [router.local_tokens_per_expert.clone() for router in routers(trainer)]
         trainer.update(1e-3)
         assert all(map(torch.equal, biases(trainer), whole))
+        alone = [RATE * torch.sign(count.mean() - count) for count in own]
+        assert not all(map(torch.equal, alone, whole))
 
 
 def test_processes_count_the_tokens_of_all(two_processes: TwoProcesses) -> None:
-    one = layouts.job(**MODEL)
+    one = layouts.job(family=MANY)
     with layouts.training(one) as trainer:
         gradients(trainer, one)
         trainer.update(1e-3)
