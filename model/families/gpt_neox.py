@@ -4,6 +4,7 @@ A head turns only its first dimensions, and every query head has its own key and
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -77,8 +78,6 @@ class GPTNeoX(ModelSettings):
 
     def megatron(self) -> dict[str, Any]:
         """Return what is other in Megatron-Core's TransformerConfig."""
-        from functools import partial
-
         from torch.nn import functional
 
         return {
