@@ -80,6 +80,8 @@ class DeepseekV2(ModelSettings):
         "qk_pos_emb_head_dim": "qk_rope_head_dim",
         "v_head_dim": "v_head_dim",
     }
+    _experts_of_a_group: ClassVar[int] = 1
+    """How many experts' scores are summed for the score of a group."""
 
     family: Literal["deepseek_v2"] = "deepseek_v2"
     q_lora_rank: int | None = Field(default=None, gt=0)
@@ -180,9 +182,6 @@ class DeepseekV2(ModelSettings):
             "moe_router_group_topk": moe.router_group_topk if moe.has_groups else None,
             "moe_router_topk_scaling_factor": moe.router_topk_scaling_factor,
         }
-
-    _experts_of_a_group: ClassVar[int] = 1
-    """How many experts' scores are summed for the score of a group."""
 
     def adapt(self, layer: "ModuleSpec") -> None:
         """Change Megatron-Core's specification of a layer: latent attention, shared experts, choice among groups."""
