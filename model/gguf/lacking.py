@@ -13,6 +13,9 @@ from model.gguf.facts import head_size
 _LATENT_EPSILON = 1e-6
 """Of the norms of MLA's latents in `transformers`, whatever the configuration; llama.cpp has one epsilon."""
 
+_GELUS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+"""They differ by less than the table does that llama.cpp computes GELU from."""
+
 
 def llama(config: PreTrainedConfig) -> Iterator[str]:
     """Yield what the architecture llama lacks."""
@@ -74,7 +77,7 @@ def deepseek(config: PreTrainedConfig) -> Iterator[str]:
 
 def neox(config: PreTrainedConfig) -> Iterator[str]:
     """Yield what the architecture gptneox lacks."""
-    if not config.hidden_act.startswith("gelu"):
+    if config.hidden_act not in _GELUS:
         yield f"hidden_act = {config.hidden_act}"
     if not config.attention_bias:
         yield "attention_bias = false"

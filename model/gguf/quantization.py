@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+from gguf import GGML_QUANT_SIZES, QK_K, GGMLQuantizationType, LlamaFileType
 
 from stages.errors import UserError
 
@@ -47,6 +47,11 @@ def check(kind: str) -> None:
     """
     if kind not in TYPES.keys() | KQUANTS.keys():
         raise UserError(f"type {kind} is none of {', '.join([*TYPES, *KQUANTS])}")
+
+
+def block_size(kind: str) -> int:
+    """Return how many values of a row a type of file quantises together."""
+    return QK_K if kind in KQUANTS else GGML_QUANT_SIZES[TYPES[kind].matrices][0]
 
 
 def tensor_type(name: str, shape: tuple[int, ...], quantization: Quantization) -> GGMLQuantizationType:

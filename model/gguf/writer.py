@@ -87,7 +87,7 @@ def write(source: Path, file: Path, kind: str, identity: Identity) -> list[str]:
             with _whole(file.with_name(f"{file.name}.unquantized"), keep=False) as unquantized:
                 _write(folder, unquantized, TYPES[folder.dtype()], identity)
                 llama_cpp_quantizer.quantize(unquantized, partial, kind)
-        return list(remarks(folder))
+        return list(remarks(folder, kind))
 
 
 @contextlib.contextmanager
