@@ -95,7 +95,8 @@ class Export:
         """
         with contextlib.ExitStack() as stack:
             writers = self._open(folder, stack)
-            for weight, value in _ahead(map(self._read, self.weights)):
+            values = _ahead(self.read(weight.megatron) for weight in self.weights)
+            for weight, value in zip(self.weights, values, strict=True):
                 for name, tensor in tensors(weight, value):
                     writers[name].write(name, tensor)
                     progress(tensor.nbytes)
@@ -115,9 +116,13 @@ class Export:
         total = {"total_parameters": self.num_parameters, "total_size": self.nbytes}
         return {"metadata": total, "weight_map": {name: file for file, names in self.files.items() for name in names}}
 
-    def _read(self, weight: Weight) -> tuple[Weight, Tensor]:
-        empty, dtype = self._empty[weight.megatron], self.dtypes[weight.megatron]
-        pieces = self._pieces[weight.megatron]
+    def read(self, name: str) -> Tensor:
+        """Return a weight of Megatron-Core by its name, in the type in which it is written.
+
+        Raises:
+            UserError: It is not finite, or cannot be read.
+        """
+        empty, dtype, pieces = self._empty[name], self.dtypes[name], self._pieces[name]
         parts = [self._reader.read(piece.key, piece.offset, piece.size) for piece in pieces]
         if len(parts) == 1:
             value = parts[0].view(empty.shape).to(dtype)  # itself, if it has the type
@@ -125,8 +130,8 @@ class Export:
             value = torch.empty(empty.shape, dtype=dtype)
             for piece, part in zip(pieces, parts, strict=True):
                 piece.of(value).copy_(part)
-        require_finite(value, f"the checkpoint's {weight.megatron}")
-        return weight, value
+        require_finite(value, f"the checkpoint's {name}")
+        return value
 
     def _specs(self, weight: Weight) -> Iterator[tuple[str, Spec]]:
         for name, tensor in tensors(weight, self._empty[weight.megatron]):

@@ -270,8 +270,12 @@ def test_released_checkpoints_are_exported_and_compared_as_they_were_then(
         assert files == {file.name: sha256_file(file) for file in folder.glob("*.safetensors")}
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder)
         assert loaded.dtype == torch.bfloat16
-    write_export_params(tmp_path, checkpoints=False)
+    write_export_params(tmp_path, checkpoints=False, compare="by_layer")
     stage.main()
+    again = read_json(Path("out/export/parity.json"))
+    assert again["compare"] == "by_layer"
+    assert again["max_abs_logit_difference"] <= 1e-4
+    assert {path.name for path in Path("out/export").iterdir()} == {"checkpoints", "model", "parity.json"}
     assert not list(Path("out/export/checkpoints").iterdir())
 
 
