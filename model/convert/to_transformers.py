@@ -103,6 +103,16 @@ class Export:
         if len(self.files) > 1:
             write_json(folder / INDEX, self._index())
 
+    def check(self, progress: Callable[[int], object] = lambda _: None) -> None:
+        """Read every weight, and forget it.
+
+        Raises:
+            UserError: As for `write`, but for the disk.
+        """
+        for weight in self.weights:
+            for _, tensor in tensors(weight, self.read(weight.megatron)):
+                progress(tensor.nbytes)
+
     def _open(self, folder: Path, stack: contextlib.ExitStack) -> dict[str, Writer]:
         """Return the file of each tensor; the files are closed with the stack."""
         writers: dict[str, Writer] = {}
