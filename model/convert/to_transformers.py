@@ -1,4 +1,4 @@
-"""Writes the weights of a checkpoint as `transformers` has them, weight by weight: the memory is that of one."""
+"""Writes the weights of a checkpoint as `transformers` has them, weight by weight: the memory is that of two."""
 
 import contextlib
 import itertools
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoints.reader import Reader
-from model.convert import unsplit
+from model.convert import tensor_files, unsplit
 from model.convert.faults import differences, listed, require_finite
 from model.convert.tensor_files import Spec, Writer
 from model.families.family import ModelSettings
@@ -153,10 +153,12 @@ class Export:
         return torch.float32 if weight.float32 else dtype
 
     def _check(self, checkpoint: Path) -> None:
-        """Refuse a checkpoint of another model."""
+        """Refuse a checkpoint of another model, or of a type that safetensors files are not written in here."""
         wanted = {piece.key: piece.shape for some in self._pieces.values() for piece in some}
         found = {key: stored.shape for key, stored in self._reader.tensors.items() if not key.startswith(TRAINING)}
         faults = differences(found, wanted)
+        stored = {key: self._reader.tensors[key].dtype for key in sorted(wanted.keys() & found.keys())}
+        faults += [f"{key} is {dtype}" for key, dtype in stored.items() if dtype not in tensor_files.DTYPES.values()]
         if faults:
             raise UserError(f"'{checkpoint}' is of another model than its settings say: {listed(faults)}")
 
