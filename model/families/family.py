@@ -148,6 +148,10 @@ class ModelSettings(Settings):
         """What attention multiplies for a pair of tokens: the mean of the widths of all its keys and all its values."""
         return self.num_attention_heads * self.head_dim
 
+    def attended(self, seq_length: int) -> int:
+        """Return how many tokens a token attends to in all layers together, the masked half counted."""
+        return self.num_layers * seq_length
+
     def split_sizes(self) -> dict[str, int]:
         """Return what tensor parallelism divides, by name. Experts are whole."""
         names = ["num_attention_heads", "num_query_groups", "make_vocab_size_divisible_by"]

@@ -29,7 +29,7 @@ from megatron.core.transformer.module import MegatronModule  # noqa: E402
 from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
-from model.network import gemm  # noqa: E402
+from model.network import accelerated, gemm  # noqa: E402
 from model.network.modules import CausalAttention, Norm, rotate  # noqa: E402
 
 _EPSILON = 1e-6
@@ -78,6 +78,7 @@ class LatentAttention(MegatronModule):
         pg_collection: ProcessGroupCollection | None = None,
         **_: Any,
     ) -> None:
+        config = accelerated.for_own_linear(config)
         super().__init__(config=config)
         groups = pg_collection or ProcessGroupCollection.use_mpu_process_groups(["tp", "cp"])
         self._latents, self._group = latents, groups.tp
