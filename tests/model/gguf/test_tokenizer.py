@@ -69,6 +69,22 @@ def test_special_tokens_are_those_of_the_configuration_and_nothing_is_added(expo
         assert opened.tokenize(b"import", special=True) == opened.tokenize(b"import", add_bos=False)
 
 
+def test_a_model_without_begin_token_does_not_get_token_11(tmp_path: Path) -> None:
+    source = made.folder(tmp_path / "model", made.model("llama", bos_token_id=None, eos_token_id=[5, 6]))
+    with made.llama(made.gguf(source), vocab_only=True) as opened:
+        assert (opened.token_bos(), opened.token_eos()) == (5, 5)
+    made.rewrite(source / "config.json", eos_token_id=None)
+    with pytest.raises(UserError, match="has no eos_token_id"):
+        made.gguf(source)
+
+
+def test_special_tokens_beyond_the_table_are_refused(tmp_path: Path) -> None:
+    source = made.folder(tmp_path / "model", made.model("llama"))
+    made.rewrite(source / "config.json", eos_token_id=made.VOCAB_SIZE)
+    with pytest.raises(UserError, match=r"special ids \{'eos': 1000\}, but only 1000 tokens"):
+        made.gguf(source)
+
+
 def test_a_template_that_begins_texts_is_kept(exported: Path, tmp_path: Path) -> None:
     source = changed(exported, tmp_path, lambda file: file.update(post_processor=_beginning(file)))
     with made.llama(made.gguf(source), vocab_only=True) as opened:
