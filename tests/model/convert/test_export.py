@@ -57,6 +57,7 @@ def write(folder: Path, model: ModelSettings, mapping: Mapping | None = None) ->
 
 
 TIED = jobs.LLAMA.model_copy(update={"share_embeddings_and_output_weights": True})
+SQUARE = jobs.LLAMA.model_copy(update={"ffn_hidden_size": 32})
 NEOX = ModelSettings.model_validate(
     {**jobs.LLAMA.model_dump(exclude_defaults=True), "family": "gpt_neox", "num_query_groups": 4}
 )
@@ -101,6 +102,16 @@ def backwards(weight: Weight) -> Weight:
     return replace(weight, parts=weight.parts[::-1])
 
 
+def transposed(weight: Weight) -> Weight:
+    """Write a square gate by columns."""
+
+    def views(own: Tensor) -> list[Tensor]:
+        gate, up = weight.views(own)
+        return [gate.T, up]
+
+    return replace(weight, views=views)
+
+
 def shifted(weights: list[Weight]) -> list[Weight]:
     """Give every layer's norms and matrices to the next."""
 
@@ -129,6 +140,7 @@ WRONG: dict[str, tuple[ModelSettings, Mapping, str]] = {
     "a query and its key": (jobs.LLAMA, changed(1, "self_attention.linear_qkv", crossed), "layer 1"),
     "heads": (NEOX, changed(1, "self_attention.linear_qkv", by_kind), "layer 1"),
     "gate and up": (jobs.LLAMA, changed(2, "mlp.linear_fc1", backwards), "layer 2"),
+    "a gate by columns": (SQUARE, changed(1, "mlp.linear_fc1", transposed), "layer 1"),
     "layers": (jobs.LLAMA, shifted, "layer 0"),
     "experts": (jobs.MIXTRAL, swap_experts, "layer 1"),
     "router": (jobs.MIXTRAL, changed(2, "mlp.router", turned), "layer 2"),
