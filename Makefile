@@ -14,10 +14,10 @@ repro: .venv/installed  ## the whole graph, then what came of it
 	dvc repro
 	python -m release.summary
 
-test: .venv/installed  ## every test
+test: .venv/gguf  ## every test
 	python -m pytest $(PARALLEL) -m "not slow"
 
-test-unit: .venv/installed  ## the fast tier
+test-unit: .venv/gguf  ## the fast tier
 	python -m pytest $(PARALLEL) -m "not e2e and not slow"
 
 test-slow: .venv/installed  ## what `make test` leaves out
@@ -40,10 +40,19 @@ format: .venv/installed
 	python -m pip install --quiet $(TORCH)
 	touch $@
 
+# llama.cpp, built from source, for the tests of GGUF files; nothing else needs it.
+.venv/gguf: requirements-gguf.lock .venv/installed
+	python -m pip install --quiet --require-hashes --no-deps -r requirements-gguf.lock
+	touch $@
+
+COMPILE := pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-emit-index-url \
+	--no-emit-find-links --no-emit-trusted-host --no-emit-options
+
 lock: .venv/installed  ## resolve pyproject.toml anew
-	pip-compile --quiet --extra dev --generate-hashes --strip-extras --allow-unsafe --no-header --no-emit-index-url \
-		--no-emit-find-links --no-emit-trusted-host --no-emit-options --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra dev --output-file requirements.lock pyproject.toml
 	sed -i -e '/^torch==/,/^[^ ]/{/^torch==/d;/^ /d}' -e '/^#/d' requirements.lock
+	$(COMPILE) --extra gguf --constraint requirements.lock --output-file requirements-gguf.lock pyproject.toml
+	sed -i -n -e '/^llama-cpp-python==/,/^[^ ]/{/^llama-cpp-python==/p;/^ .*hash/p}' requirements-gguf.lock
 
 clean:  ## all results; the environment stays
 	rm -rf out

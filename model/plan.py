@@ -140,6 +140,8 @@ def check(model: ModelSettings, pretrain: PretrainSettings) -> None:
 
 
 def _faults(model: ModelSettings, pretrain: PretrainSettings) -> Iterator[str]:
+    if model.conversion_only:
+        yield f"model.family = {model.family} cannot be trained here: {model.conversion_only}"
     layout = pretrain.layout
     experts = model.experts.num_experts if model.experts else None
     yield from refusals(layout, {**model.split_sizes(), "num_layers": model.num_layers}, experts)

@@ -37,6 +37,8 @@ class ExportSettings(Settings):
     """CPU threads."""
     sequences: int = Field(gt=0)
     """Validation sequences of each domain on which both models run."""
+    compare: Literal["whole", "by_layer"] = "whole"
+    """Both models in memory; or no more than a layer and the tables of each, read again for every batch."""
     max_abs_logit_difference: float = Field(gt=0)
     """Largest difference of any logit, in float32, of weights rounded to `dtype`."""
     max_loss_difference: float = Field(gt=0)
@@ -71,11 +73,17 @@ def _export(settings: ExportSettings, job: Job, trained: Path, described: "Descr
         "max_abs_logit_difference": settings.max_abs_logit_difference,
         "loss_difference": settings.max_loss_difference,
     }
-    gate = Gate(settings.sequences, limits)
+    gate = Gate(settings.sequences, limits, settings.compare == "by_layer")
     dtype = getattr(torch, settings.dtype)
     parity = export(job, trained, described, folder, dtype, settings.shard_bytes, gate)
     weights = {file.name: sha256_file(file) for file in sorted(folder.glob("*.safetensors"))}
-    return {**parity.as_dict(), "dtype": settings.dtype, "limits": limits, "weights_sha256": weights}
+    return {
+        **parity.as_dict(),
+        "dtype": settings.dtype,
+        "compare": settings.compare,
+        "limits": limits,
+        "weights_sha256": weights,
+    }
 
 
 def _weights(settings: ExportSettings, job: Job) -> Path:

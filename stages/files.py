@@ -35,7 +35,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any, sort_keys: bool = True) -> None:
-    """Write JSON with sorted keys, so that equal values are equal bytes; or in their order, where that says something."""
+    """Write JSON with sorted keys, so that equal values are equal bytes; or as they come, where their order counts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")

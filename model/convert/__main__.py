@@ -49,8 +49,10 @@ def _to_megatron(arguments: argparse.Namespace) -> None:
     source = described.of_folder(arguments.source)
     weights = Import(arguments.source, source.model, source.vocab_size, DTYPES.get(arguments.dtype))
     _begin(arguments, source, weights, [arguments.target.name])
-    if not arguments.dry_run:
-        with _progress(weights.nbytes) as bar:
+    with _progress(weights.nbytes) as bar:
+        if arguments.dry_run:
+            weights.check(bar.update)
+        else:
             weights.write(arguments.target, source.documents(), bar.update)
 
 
@@ -63,8 +65,11 @@ def _to_transformers(arguments: argparse.Namespace) -> None:
     dtype = DTYPES.get(arguments.dtype)
     weights = Export(arguments.source, source.model, source.vocab_size, dtype, arguments.shard_size)
     _begin(arguments, source, weights, list(weights.files))
-    if not arguments.dry_run:
-        with whole(arguments.target) as folder, _progress(weights.nbytes) as bar:
+    with _progress(weights.nbytes) as bar:
+        if arguments.dry_run:
+            weights.check(bar.update)
+            return
+        with whole(arguments.target) as folder:
             source.write(weights, folder, bar.update)
 
 

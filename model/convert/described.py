@@ -96,8 +96,11 @@ class Described:
             where: Said in the message.
 
         Raises:
-            UserError: An id of the tokenizer, or of a special token, is not below the vocabulary's size.
+            UserError: An id of the tokenizer, or of a special token, is not below the vocabulary's size; or there is no
+                tokenizer where it should be.
         """
+        if self.tokenizer and not self.tokenizer.is_dir():
+            raise UserError(f"the tokenizer of '{where}' is not in '{self.tokenizer}'; bring it back")
         special = {key: value for key, value in self.config.items() if key.endswith("_token_id")}
         tokens = {f"its {key}": index for key, value in special.items() for index in _ids(value)}
         file = self.tokenizer and self.tokenizer / "tokenizer.json"
@@ -172,7 +175,8 @@ def _converted(path: Path) -> Described:
     try:
         values = read_json(path / NAME)
         model = ModelSettings.model_validate(values["model"])
-        return Described(model, values["vocab_size"], values["config"], path / TOKENIZER)
+        tokenizer = path / TOKENIZER
+        return Described(model, values["vocab_size"], values["config"], tokenizer if tokenizer.exists() else None)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{path / NAME}' is damaged ({error}); convert again") from None
 

@@ -1,6 +1,8 @@
 """Checkpoints of a run as `transformers` folders, each of which must be the same model."""
 
 import json
+import re
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +13,13 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from model.convert import unsplit
+from model.convert import by_layer, unsplit
 from model.convert.config import model_class
 from model.convert.described import Described
 from model.convert.parity import Parity, compare, first_difference
 from model.convert.to_transformers import Export
 from model.data.batches import Batch, ValidationData
+from model.families.family import ModelSettings
 from model.job import Job
 from model.network.decoder import Decoder
 from stages.errors import UserError
@@ -34,6 +37,8 @@ class Gate:
     """Validation sequences of each domain on which both run."""
     limits: dict[str, float]
     """Largest `max_abs_logit_difference` and `loss_difference`."""
+    by_layer: bool = False
+    """Whether no more than a layer of each model is in memory; both are then read again for every batch."""
 
 
 def export(
@@ -64,13 +69,19 @@ def export(
             f"the tokenizer in '{described.tokenizer}' is not the one of the shards; run `dvc repro shards`"
         )
     check_tokenizer(folder)
-    megatron = _rounded(trained, described, weights)
-    exported = load(folder, described)
     batches = list(_validation(job, model.seq_length, gate.sequences))
+    if not gate.by_layer:
+        return _judged(_rounded(trained, described, weights), load(folder, described), batches, gate.limits)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as offload:
+        megatron = by_layer.build(weights, model, described.vocab_size)
+        return _judged(megatron, load(folder, described, Path(offload)), batches, gate.limits)
+
+
+def _judged(megatron: Decoder, exported: PreTrainedModel, batches: list[Batch], limits: dict[str, float]) -> Parity:
     parity = compare(megatron, exported, batches)
-    exceeded = parity.exceeded(gate.limits)
+    exceeded = parity.exceeded(limits)
     if exceeded:
-        where = first_difference(megatron, exported, batches[0], gate.limits["max_abs_logit_difference"])
+        where = first_difference(megatron, exported, batches[0], limits["max_abs_logit_difference"])
         raise UserError(f"the exported model is not the trained one: {'; '.join(exceeded)}. They part at {where}.")
     return parity
 
@@ -95,12 +106,29 @@ def check_tokenizer(folder: Path) -> None:
         )
 
 
-def load(folder: Path, described: Described) -> PreTrainedModel:
-    """Return the exported model, in float32, as everybody will read it."""
-    loaded: Any = model_class(described.model).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+def load(folder: Path, described: Described, offload: Path | None = None) -> PreTrainedModel:
+    """Return the exported model, in float32, as everybody will read it.
+
+    Args:
+        folder: Where it is.
+        described: What it is.
+        offload: A folder for weights that the files have in another form than they are used in. Every weight is then
+            read when its turn comes, and forgotten; None keeps all in memory.
+    """
+    on_disk: dict[str, Any] = {"device_map": {"": "disk"}, "offload_folder": offload} if offload else {}
+    loaded: Any = model_class(described.model).from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True, **on_disk
+    )
     exported: PreTrainedModel = loaded[0].eval()
-    assert not any(loaded[1].values()), loaded[1]
+    unexpected = [key for key in loaded[1].pop("unexpected_keys") if not _beyond_the_last(key, described.model)]
+    assert not unexpected and not any(loaded[1].values()), (unexpected, loaded[1])
     return exported
+
+
+def _beyond_the_last(key: str, model: ModelSettings) -> bool:
+    """Say whether a tensor is of a layer that predicts further tokens; `transformers` reads those on demand alone."""
+    layer = re.match(r"model\.layers\.(\d+)\.", key)
+    return layer is not None and int(layer[1]) >= model.num_layers
 
 
 def _rounded(trained: Path, described: Described, weights: Export) -> Decoder:

@@ -116,12 +116,29 @@ class Import:
                 entry.dtype = entry.data.dtype
 
         def read(name: str) -> Tensor:
-            value = torch.empty_like(self._empty[name], device="cpu")
-            fill(self._weights[name], value, self._tensor)
-            progress(sum(self.tensors[part].nbytes for part in self._weights[name].parts))
+            value = self._read(name)
+            progress(self._nbytes_of(name))
             return value
 
         checkpoint.stream(path, state, documents, _Values(self._pieces, read))
+
+    def check(self, progress: Callable[[int], object] = lambda _: None) -> None:
+        """Read every tensor, and forget it.
+
+        Raises:
+            UserError: As for `write`, but for the disk.
+        """
+        for name in self._weights:
+            self._read(name)
+            progress(self._nbytes_of(name))
+
+    def _read(self, name: str) -> Tensor:
+        value = torch.empty_like(self._empty[name], device="cpu")
+        fill(self._weights[name], value, self._tensor)
+        return value
+
+    def _nbytes_of(self, name: str) -> int:
+        return sum(self.tensors[part].nbytes for part in self._weights[name].parts)
 
     def _tensor(self, name: str) -> Tensor:
         tensor = tensor_files.read(self.tensors[name])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -86,7 +86,7 @@ def read(entry: Entry) -> Tensor:
 
 
 class Writer:
-    """A file whose tensors are known before their values, which come in any order.
+    """A file whose tensors are known before their values, which come in any order; it is open from first to last.
 
     Its bytes are those of `safetensors.torch.save_file(tensors, file, {"format": "pt"})`.
 
@@ -101,13 +101,17 @@ class Writer:
         ends = list(itertools.accumulate(tensors[name].nbytes for name in order))
         places = dict(zip(order, zip([0, *ends], ends, strict=False), strict=True))
         header = _header(tensors, places)
-        self._begin = {name: 8 + len(header) + begin for name, (begin, _) in places.items()}
-        self._stream = file.open("wb")
-        self._stream.write(len(header).to_bytes(8, "little") + header)
+        self._file = file
+        self._header = len(header).to_bytes(8, "little") + header
+        self._begin = {name: len(self._header) + begin for name, (begin, _) in places.items()}
+        self._stream: BinaryIO | None = None
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """Write a tensor, of the type and shape that were announced, at its place; the last one closes the file."""
+        """Write a tensor, of the type and shape that were announced, at its place."""
         self._missing.remove(name)
+        if self._stream is None:
+            self._stream = self._file.open("wb")
+            self._stream.write(self._header)
         self._stream.seek(self._begin[name])
         self._stream.write(_bytes(tensor.contiguous()))
         if not self._missing:
@@ -115,7 +119,8 @@ class Writer:
 
     def close(self) -> None:
         """Close the file, which is whole only if every tensor was written."""
-        self._stream.close()
+        if self._stream:
+            self._stream.close()
 
 
 def _header(tensors: Mapping[str, Spec], places: Mapping[str, tuple[int, int]]) -> bytes:

@@ -1,4 +1,4 @@
-"""Writes the weights of a checkpoint as `transformers` has them, weight by weight: the memory is that of one."""
+"""Writes the weights of a checkpoint as `transformers` has them, weight by weight: the memory is that of two."""
 
 import contextlib
 import itertools
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoints.reader import Reader
-from model.convert import unsplit
+from model.convert import tensor_files, unsplit
 from model.convert.faults import differences, listed, require_finite
 from model.convert.tensor_files import Spec, Writer
 from model.families.family import ModelSettings
@@ -95,12 +95,23 @@ class Export:
         """
         with contextlib.ExitStack() as stack:
             writers = self._open(folder, stack)
-            for weight, value in _ahead(map(self._read, self.weights)):
+            values = _ahead(self.read(weight.megatron) for weight in self.weights)
+            for weight, value in zip(self.weights, values, strict=True):
                 for name, tensor in tensors(weight, value):
                     writers[name].write(name, tensor)
                     progress(tensor.nbytes)
         if len(self.files) > 1:
             write_json(folder / INDEX, self._index())
+
+    def check(self, progress: Callable[[int], object] = lambda _: None) -> None:
+        """Read every weight, and forget it.
+
+        Raises:
+            UserError: As for `write`, but for the disk.
+        """
+        for weight in self.weights:
+            for _, tensor in tensors(weight, self.read(weight.megatron)):
+                progress(tensor.nbytes)
 
     def _open(self, folder: Path, stack: contextlib.ExitStack) -> dict[str, Writer]:
         """Return the file of each tensor; the files are closed with the stack."""
@@ -115,9 +126,13 @@ class Export:
         total = {"total_parameters": self.num_parameters, "total_size": self.nbytes}
         return {"metadata": total, "weight_map": {name: file for file, names in self.files.items() for name in names}}
 
-    def _read(self, weight: Weight) -> tuple[Weight, Tensor]:
-        empty, dtype = self._empty[weight.megatron], self.dtypes[weight.megatron]
-        pieces = self._pieces[weight.megatron]
+    def read(self, name: str) -> Tensor:
+        """Return a weight of Megatron-Core by its name, in the type in which it is written.
+
+        Raises:
+            UserError: It is not finite, or cannot be read.
+        """
+        empty, dtype, pieces = self._empty[name], self.dtypes[name], self._pieces[name]
         parts = [self._reader.read(piece.key, piece.offset, piece.size) for piece in pieces]
         if len(parts) == 1:
             value = parts[0].view(empty.shape).to(dtype)  # itself, if it has the type
@@ -125,8 +140,8 @@ class Export:
             value = torch.empty(empty.shape, dtype=dtype)
             for piece, part in zip(pieces, parts, strict=True):
                 piece.of(value).copy_(part)
-        require_finite(value, f"the checkpoint's {weight.megatron}")
-        return weight, value
+        require_finite(value, f"the checkpoint's {name}")
+        return value
 
     def _specs(self, weight: Weight) -> Iterator[tuple[str, Spec]]:
         for name, tensor in tensors(weight, self._empty[weight.megatron]):
@@ -138,10 +153,12 @@ class Export:
         return torch.float32 if weight.float32 else dtype
 
     def _check(self, checkpoint: Path) -> None:
-        """Refuse a checkpoint of another model."""
+        """Refuse a checkpoint of another model, or of a type that safetensors files are not written in here."""
         wanted = {piece.key: piece.shape for some in self._pieces.values() for piece in some}
         found = {key: stored.shape for key, stored in self._reader.tensors.items() if not key.startswith(TRAINING)}
         faults = differences(found, wanted)
+        stored = {key: self._reader.tensors[key].dtype for key in sorted(wanted.keys() & found.keys())}
+        faults += [f"{key} is {dtype}" for key, dtype in stored.items() if dtype not in tensor_files.DTYPES.values()]
         if faults:
             raise UserError(f"'{checkpoint}' is of another model than its settings say: {listed(faults)}")
 

@@ -54,6 +54,8 @@ class DeepseekMoE(MoESettings):
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
+        if (self.router_num_groups is None) != (self.router_group_topk is None):
+            raise ValueError("router_num_groups and router_group_topk need each other; set both or neither")
         groups, visited = self.router_num_groups or 1, self.router_group_topk or 1
         if self.num_experts % groups:
             raise ValueError(f"num_experts {self.num_experts} is not divisible by router_num_groups {groups}")
@@ -78,6 +80,8 @@ class DeepseekV2(ModelSettings):
         "qk_pos_emb_head_dim": "qk_rope_head_dim",
         "v_head_dim": "v_head_dim",
     }
+    _experts_of_a_group: ClassVar[int] = 1
+    """How many experts' scores are summed for the score of a group."""
 
     family: Literal["deepseek_v2"] = "deepseek_v2"
     q_lora_rank: int | None = Field(default=None, gt=0)
@@ -179,12 +183,9 @@ class DeepseekV2(ModelSettings):
             "moe_router_topk_scaling_factor": moe.router_topk_scaling_factor,
         }
 
-    _experts_of_a_group: ClassVar[int] = 1
-    """How many experts' scores are summed for the score of a group."""
-
     def adapt(self, layer: "ModuleSpec") -> None:
         """Change Megatron-Core's specification of a layer: latent attention, shared experts, choice among groups."""
-        from model.network.latent_attention import Latents, specification
+        from model.network.latent_attention import Latents, replace_attention
         from model.network.modules import SwiGLU
         from model.network.router import GroupLimitedRouter
 
@@ -196,7 +197,7 @@ class DeepseekV2(ModelSettings):
             value=self.v_head_dim,
             scale=self.attention_scale,
         )
-        layer.submodules.self_attention = specification(latents)
+        replace_attention(layer, latents)
         mlp = layer.submodules.mlp.submodules
         if hasattr(mlp, "router"):
             mlp.shared_experts.submodules.activation_func = SwiGLU

@@ -59,6 +59,8 @@ class ModelSettings(Settings):
         "init_method_std": "initializer_range",
     }
     """Fields that `transformers` has under another name, with that name."""
+    conversion_only: ClassVar[str | None] = None
+    """Why a model of this family can be converted, but none is trained; None if one can be."""
 
     family: str
     """The family: the name of its file."""
@@ -145,6 +147,10 @@ class ModelSettings(Settings):
     def attention_width(self) -> int:
         """What attention multiplies for a pair of tokens: the mean of the widths of all its keys and all its values."""
         return self.num_attention_heads * self.head_dim
+
+    def attended(self, seq_length: int) -> int:
+        """Return how many tokens a token attends to in all layers together, the masked half counted."""
+        return self.num_layers * seq_length
 
     def split_sizes(self) -> dict[str, int]:
         """Return what tensor parallelism divides, by name. Experts are whole."""

@@ -4,6 +4,7 @@ A head turns only its first dimensions, and every query head has its own key and
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -77,13 +78,11 @@ class GPTNeoX(ModelSettings):
 
     def megatron(self) -> dict[str, Any]:
         """Return what is other in Megatron-Core's TransformerConfig."""
-        from functools import partial
-
         from torch.nn import functional
 
         return {
             "normalization": "LayerNorm",
-            "add_bias_linear": True,
+            "add_bias_linear": self.attention_bias,
             "gated_linear_unit": False,
             "activation_func": (
                 functional.gelu if self.activation == "gelu" else partial(functional.gelu, approximate="tanh")
@@ -91,15 +90,15 @@ class GPTNeoX(ModelSettings):
         }
 
     def adapt(self, layer: "ModuleSpec") -> None:
-        """Choose the residual, and whether attention has biases."""
+        """Choose the residual, and give the MLP biases where Megatron-Core's switch, which is for all, is off."""
+        from model.network.modules import with_bias
         from model.network.parallel_residual import ParallelResidualLayer
-        from model.network.unbiased import UnbiasedColumnParallelLinear, UnbiasedRowParallelLinear
 
         if self.use_parallel_residual:
             layer.module = ParallelResidualLayer
         if not self.attention_bias:
-            attention = layer.submodules.self_attention.submodules
-            attention.linear_qkv, attention.linear_proj = UnbiasedColumnParallelLinear, UnbiasedRowParallelLinear
+            mlp = layer.submodules.mlp.submodules
+            mlp.linear_fc1, mlp.linear_fc2 = map(with_bias, (mlp.linear_fc1, mlp.linear_fc2))
 
     def weights(self, vocab_size: int) -> Iterator[Weight]:
         """Yield how every weight corresponds to the tensors of `transformers`."""

@@ -26,17 +26,15 @@ class Olmo2(ModelSettings):
 
     def adapt(self, layer: "ModuleSpec") -> None:
         """Put norms over all heads, and behind the projections back into the residual stream in place of before."""
-        from megatron.core.transformer.identity_op import IdentityOp
         from megatron.core.transformer.spec_utils import ModuleSpec
 
-        from model.network.post_norm import NormedRowParallelLinear
+        from model.network.post_norm import move_norms
         from model.network.qk_norm import AllHeadsNorm
 
-        attention, mlp = layer.submodules.self_attention.submodules, layer.submodules.mlp.submodules
+        move_norms(layer)
+        attention = layer.submodules.self_attention.submodules
         attention.q_layernorm = ModuleSpec(AllHeadsNorm, params={"heads": self.num_attention_heads})
         attention.k_layernorm = ModuleSpec(AllHeadsNorm, params={"heads": self.num_query_groups})
-        attention.linear_proj = mlp.linear_fc2 = NormedRowParallelLinear
-        layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = IdentityOp
 
     def layer_weights(self, layer: int, ours: str, theirs: str) -> Iterator[Weight]:  # noqa: ARG002
         """Yield the weights of a layer."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from model.families.olmo2 import Olmo2
-from model.families.rope import RopeScaling, rope_parameters
+from model.families.rope import RopeScaling, Yarn, rope_parameters
 from model.families.windows import WindowSettings
 
 if TYPE_CHECKING:
@@ -35,6 +35,12 @@ class Olmo3(Olmo2, WindowSettings):
             raise ValueError(
                 f"layer_types has {len(self.layer_types)} entries for num_layers = {self.num_layers}; give one a layer"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ends_are_rounded(self) -> Self:
+        if isinstance(self.rope_scaling, Yarn) and self.rope_scaling.truncate is False:
+            raise ValueError("rope_scaling.truncate is false, which transformers overlooks in OLMo 3; leave it out")
         return self
 
     @property

@@ -16,6 +16,11 @@ class Qwen2(WindowSettings):
     architecture: ClassVar[str] = "Qwen2ForCausalLM"
     names: ClassVar[dict[str, str]] = {**ModelSettings.names, "max_window_layers": "max_window_layers"}
 
+    conversion_only: ClassVar[str | None] = (
+        "transformers gives every model of this family the tokenizer class of Qwen 2, which reads text by other rules "
+        "than the tokenizer of the shards; choose qwen3 or llama"
+    )
+
     family: Literal["qwen2"] = "qwen2"
     layernorm_epsilon: float = Field(default=1e-6, gt=0)
     """Added to the mean square in a norm."""

@@ -14,6 +14,8 @@ class Qwen3(Qwen2):
 
     architecture: ClassVar[str] = "Qwen3ForCausalLM"
 
+    conversion_only: ClassVar[str | None] = None
+
     family: Literal["qwen3"] = "qwen3"  # type: ignore[assignment]
 
     def config(self) -> dict[str, Any]:

@@ -18,6 +18,11 @@ class WindowSettings(ModelSettings):
         """Whether a layer has a window, where there are windows."""
         return [True] * self.num_layers
 
+    def attended(self, seq_length: int) -> int:
+        """Return how many tokens a token attends to in all layers together, in a layer with a window at most that."""
+        window = min(self.sliding_window or seq_length, seq_length)
+        return sum(window if windowed else seq_length for windowed in self.has_window)
+
     def config(self) -> dict[str, Any]:
         """Return what the configuration of `transformers` says of this model."""
         return {**super().config(), "sliding_window": self.sliding_window}

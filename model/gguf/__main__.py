@@ -8,14 +8,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from model.gguf import modelfile, writer
-from model.gguf.quantization import KQUANTS, TYPES
+from model.gguf.quantization import KQUANTS, TYPES, check
 from stages.runner import run
 
 
 def main() -> None:
     """Write both files."""
     options = _options()
+    check(options.type)
+    from model.gguf import modelfile, writer  # after what is said at once
+
     identity = writer.Identity(options.name or options.file.stem, options.license, options.source_url)
     remarks = writer.write(options.folder, options.file, options.type, identity)
     beside = modelfile.write(options.file)

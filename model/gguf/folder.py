@@ -1,32 +1,31 @@
 """A `transformers` folder as it is on disk: its configuration, and its tensors one at a time."""
 
-import contextlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.core_model_loading import revert_weight_conversion
 
+from model.convert import tensor_files
+from model.convert.faults import differences, listed
+from model.convert.tensor_files import DTYPES, Entry
 from stages.errors import UserError
 from stages.files import read_json
 
-DTYPES = ("F32", "BF16", "F16")
-"""Types that float32 holds exactly, as safetensors names them."""
 DERIVED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
-"""Ends of the names of tensors that old checkpoints carry along and no class has as a weight."""
-_NAMED = 5
+"""Ends of the names of tensors that old checkpoints carry along: functions of the configuration."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A model that was checked to be whole; its files are open."""
+    """A model that was checked to be whole."""
 
     path: Path
     """Where it is."""
@@ -34,36 +33,23 @@ class Folder:
     """Its class in `transformers`."""
     config: PreTrainedConfig
     """Its configuration, with the defaults of the class."""
-    shapes: Mapping[str, tuple[int, ...]]
-    """Sizes of the class' weights by their names on disk; an output layer shared with the table is none."""
-    files: Mapping[str, Any]
-    """The open file of each tensor on disk."""
+    entries: Mapping[str, Entry]
+    """The class' weights by their names on disk; an output layer that is the table of embeddings is none."""
     extra_layers: bool
     """There are layers for predicting further tokens, which the class does not have."""
 
     def dtype(self) -> str:
-        """Return the type that holds every tensor exactly, one of `DTYPES`."""
-        dtypes = {self.files[name].get_slice(name).get_dtype() for name in self.shapes}
-        return str(dtypes.pop()) if len(dtypes) == 1 else "F32"
+        """Return the type that holds every tensor exactly, as safetensors names it."""
+        dtypes = {entry.dtype for entry in self.entries.values()}
+        return dtypes.pop() if len(dtypes) == 1 else "F32"
 
     def tensor(self, name: str) -> Tensor:
-        """Return a tensor in float32.
-
-        Raises:
-            UserError: It has a value that is not finite.
-        """
-        tensor: Tensor = self.files[name].get_tensor(name).float()
-        if not tensor.isfinite().all():
-            number = int((~tensor.isfinite()).sum())
-            raise UserError(
-                f"{name} in '{self.path}' has {number} values that are NaN or infinite; choose an earlier checkpoint"
-            )
-        return tensor
+        """Return a tensor in its own type."""
+        return tensor_files.read(self.entries[name])
 
 
-@contextlib.contextmanager
-def opened(path: Path, known: Mapping[str, Any]) -> Iterator[Folder]:
-    """Open a folder and check that it holds all weights of its class and no others.
+def read(path: Path, known: Collection[str]) -> Folder:
+    """Return a folder, which must hold all weights of its class and no others.
 
     Args:
         path: The folder, or one that has it as `model/`.
@@ -73,44 +59,20 @@ def opened(path: Path, known: Mapping[str, Any]) -> Iterator[Folder]:
         UserError: A file is missing or damaged, the class is not known, or the weights are not the class'.
     """
     path = path / "model" if (path / "model" / "config.json").exists() else path
-    raw = _json(path / "config.json")
-    architecture = _architecture(path, raw, known)
-    config = AutoConfig.from_pretrained(path)
-    with contextlib.ExitStack() as stack:
-        files = _open(path, stack)
-        shapes = _shapes(config)
-        extra = {name for name in files if _is_extra(name, config)}
-        _check(path, config, {name: file for name, file in files.items() if name not in extra}, shapes)
-        yield Folder(path, architecture, config, shapes, files, bool(extra))
-
-
-def _architecture(path: Path, raw: Any, known: Mapping[str, Any]) -> str:
-    architectures = raw.get("architectures") or []
-    if "quantization_config" in raw:
-        raise UserError(f"'{path}' holds quantised weights; choose a checkpoint in float32, bfloat16 or float16")
-    if len(architectures) != 1 or architectures[0] not in known:
-        raise UserError(
-            f"'{path}' is a {architectures}, which is none of those that GGUF is written for: {list(known)}"
-        )
-    return str(architectures[0])
-
-
-def _shapes(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
-    """Return the sizes of the class' weights by name as `save_pretrained` writes them."""
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = AutoModelForCausalLM.from_config(config)
-    state = revert_weight_conversion(model, model.state_dict())
-    output = output_name(config)
-    return {name: tuple(weight.shape) for name, weight in state.items() if name != output or not tied(config)}
-
-
-def _is_extra(name: str, config: PreTrainedConfig) -> bool:
-    """Return whether a tensor is in a layer after the last, where DeepSeek's multi-token prediction is saved."""
-    layer = re.match(r"model\.layers\.(\d+)\.", name)
-    return (
-        bool(getattr(config, "num_mtp_layers", 0)) and layer is not None and int(layer[1]) >= config.num_hidden_layers
-    )
+    architecture = _architecture(path, _json(path / "config.json"), known)
+    config = _config(path)
+    found = {name: entry for name, entry in _entries(path).items() if not name.endswith(DERIVED)}
+    extra = {name for name in found if _is_extra(name, config)}
+    found = {name: entry for name, entry in found.items() if name not in extra}
+    shapes = _shapes(config)
+    if tied(config):
+        _drop_copy(path, found, shapes)
+    faults = differences({name: entry.shape for name, entry in found.items()}, shapes)
+    types = {name: found[name].dtype for name in sorted(found) if found[name].dtype not in DTYPES}
+    faults += [f"{name} is {dtype}, none of {', '.join(DTYPES)}" for name, dtype in types.items()]
+    if faults:
+        raise UserError(f"the weights in '{path}' are not those of its config.json: {listed(faults)}")
+    return Folder(path, architecture, config, {name: found[name] for name in shapes}, bool(extra))
 
 
 def tied(config: PreTrainedConfig) -> bool:
@@ -118,24 +80,31 @@ def tied(config: PreTrainedConfig) -> bool:
     return bool(config.tie_word_embeddings)
 
 
-def output_name(config: PreTrainedConfig) -> str:
-    """Return the name on disk of the output layer."""
-    return "embed_out.weight" if config.model_type == "gpt_neox" else "lm_head.weight"
+def _architecture(path: Path, raw: Any, known: Collection[str]) -> str:
+    architectures = raw.get("architectures") or []
+    if "quantization_config" in raw:
+        raise UserError(f"'{path}' holds quantised weights; choose a checkpoint in float32, bfloat16 or float16")
+    if len(architectures) != 1 or architectures[0] not in known:
+        raise UserError(f"'{path}' is a {architectures}; GGUF is written for none but {', '.join(known)}")
+    return str(architectures[0])
 
 
-def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+def _config(path: Path) -> PreTrainedConfig:
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path, local_files_only=True)
+    except (StrictDataclassError, ValueError, KeyError, TypeError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"'{path}/config.json' cannot be read by transformers: {why}") from None
+    return config
+
+
+def _entries(folder: Path) -> dict[str, Entry]:
     index = folder / "model.safetensors.index.json"
-    names = sorted(set(_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
-    files = {}
-    for name in names:
-        try:
-            file = stack.enter_context(safe_open(folder / name, "pt"))
-        except FileNotFoundError:
-            raise UserError(f"'{folder / name}' is missing; bring it back, or choose another folder") from None
-        except SafetensorError as error:
-            raise UserError(f"'{folder / name}' is damaged ({error}); copy it again") from None
-        files.update(dict.fromkeys(file.keys(), file))
-    return files
+    try:
+        names = sorted(set(_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"'{index}' is damaged (it has no weight_map); copy it again") from None
+    return {name: entry for file in names for name, entry in tensor_files.entries(folder / file).items()}
 
 
 def _json(file: Path) -> Any:
@@ -147,31 +116,31 @@ def _json(file: Path) -> Any:
         raise UserError(f"'{file}' is damaged ({error}); copy it again") from None
 
 
-def _check(folder: Path, config: PreTrainedConfig, files: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
-    found = {name: file for name, file in files.items() if not name.endswith(DERIVED)}
-    if tied(config):
-        _drop_copy(folder, output_name(config), found)
-    both = sorted(found.keys() & shapes.keys())
-    slices = {name: found[name].get_slice(name) for name in both}
-    sizes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-    dtypes = {name: part.get_dtype() for name, part in slices.items()}
-    faults = [
-        *(f"{name} is missing" for name in sorted(shapes.keys() - found.keys())),
-        *(f"{name} is left over" for name in sorted(found.keys() - shapes.keys())),
-        *(f"{name} is {sizes[name]}, not {shapes[name]}" for name in both if sizes[name] != shapes[name]),
-        *(f"{name} is {dtypes[name]}, none of {DTYPES}" for name in both if dtypes[name] not in DTYPES),
-    ]
-    if faults:
-        more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
-        raise UserError(
-            f"the weights in '{folder}' are not those of its config.json: {'; '.join(faults[:_NAMED])}{more}"
-        )
+def _shapes(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
+    """Return the sizes of the class' weights by name as `save_pretrained` writes them."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = AutoModelForCausalLM.from_config(config)
+    state = revert_weight_conversion(model, model.state_dict())
+    shared = ("lm_head.weight", "embed_out.weight") if tied(config) else ()
+    return {name: tuple(weight.shape) for name, weight in state.items() if name not in shared}
 
 
-def _drop_copy(folder: Path, head: str, found: dict[str, Any]) -> None:
+def _is_extra(name: str, config: PreTrainedConfig) -> bool:
+    """Return whether a tensor is in a layer after the last, where DeepSeek's multi-token prediction is saved."""
+    layer = re.match(r"model\.layers\.(\d+)\.", name)
+    return (
+        bool(getattr(config, "num_mtp_layers", 0)) and layer is not None and int(layer[1]) >= config.num_hidden_layers
+    )
+
+
+def _drop_copy(folder: Path, found: dict[str, Entry], shapes: Mapping[str, object]) -> None:
     """Take out the output layer of a model that has none of its own, but that was saved as if it had."""
-    table = next((name for name in found if name.endswith(("embed_tokens.weight", "embed_in.weight"))), None)
-    if head in found and table is not None:
-        if not torch.equal(found[head].get_tensor(head), found[table].get_tensor(table)):
-            raise UserError(f"'{folder}' says tie_word_embeddings, but its {head} is not its {table}; correct one")
-        del found[head]
+    for head, table in (
+        ("lm_head.weight", "model.embed_tokens.weight"),
+        ("embed_out.weight", "gpt_neox.embed_in.weight"),
+    ):
+        if head in found and table in found and table in shapes:
+            if not torch.equal(tensor_files.read(found[head]), tensor_files.read(found[table])):
+                raise UserError(f"'{folder}' says tie_word_embeddings, but its {head} is not its {table}; correct one")
+            del found[head]

@@ -2,7 +2,9 @@
 
 from typing import NamedTuple
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+from gguf import GGML_QUANT_SIZES, QK_K, GGMLQuantizationType, LlamaFileType
+
+from stages.errors import UserError
 
 F32, F16 = GGMLQuantizationType.F32, GGMLQuantizationType.F16
 
@@ -35,6 +37,21 @@ KQUANTS = {
 _TABLES = ("token_embd.weight", "output.weight")
 _EXACT = ("ffn_gate_inp.weight", "rope_freqs.weight")
 """Ends of the names of matrices that stay as they are: which experts are chosen hangs on small differences."""
+
+
+def check(kind: str) -> None:
+    """Refuse what is no type.
+
+    Raises:
+        UserError: It is none; the message names those that are.
+    """
+    if kind not in TYPES.keys() | KQUANTS.keys():
+        raise UserError(f"type {kind} is none of {', '.join([*TYPES, *KQUANTS])}")
+
+
+def block_size(kind: str) -> int:
+    """Return how many values of a row a type of file quantises together."""
+    return QK_K if kind in KQUANTS else GGML_QUANT_SIZES[TYPES[kind].matrices][0]
 
 
 def tensor_type(name: str, shape: tuple[int, ...], quantization: Quantization) -> GGMLQuantizationType:

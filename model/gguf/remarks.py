@@ -4,15 +4,17 @@ from collections.abc import Iterator
 
 from gguf import MODEL_ARCH
 
-from model.gguf.architectures import ARCHITECTURES, context_length
+from model.gguf.architectures import ARCHITECTURES
+from model.gguf.facts import context_length
 from model.gguf.folder import Folder
+from model.gguf.quantization import block_size
 from stages.files import read_json
 
 
-def remarks(folder: Folder) -> Iterator[str]:
-    """Yield what whoever runs the file should know."""
+def remarks(folder: Folder, kind: str) -> Iterator[str]:
+    """Yield what whoever runs a file of some type should know."""
     architecture = ARCHITECTURES[folder.architecture]
-    whole, context = folder.config.max_position_embeddings, context_length(folder.config, architecture)
+    whole, context = folder.config.max_position_embeddings, context_length(folder.config, architecture.arch)
     if context < whole:
         yield (
             f"llama.cpp's {architecture.arch.name.lower()} has no sliding window: the context length is {context}, the "
@@ -22,5 +24,11 @@ def remarks(folder: Folder) -> Iterator[str]:
         yield "llama.cpp computes GELU from a table in half precision: logits differ in the third decimal place"
     if folder.extra_layers:
         yield "the layers for multi-token prediction are left out; the next token does not depend on them"
+    matrices = [entry.shape for entry in folder.entries.values() if len(entry.shape) > 1]
+    if other := sum(shape[-1] % block_size(kind) != 0 for shape in matrices):
+        yield (
+            f"{other} of {len(matrices)} matrices have rows that blocks of {block_size(kind)} do not fill: they are in "
+            "a larger type"
+        )
     if read_json(folder.path / "tokenizer.json").get("normalizer") is not None:
         yield "llama.cpp does not normalise: a text that is not in Unicode's form NFC gets other ids"

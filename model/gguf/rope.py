@@ -36,7 +36,7 @@ def write(writer: GGUFWriter, config: PreTrainedConfig) -> None:
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
     if kind == "yarn":
-        _write_yarn(writer, rope)
+        _write_yarn(writer, config)
 
 
 def frequency_factors(config: PreTrainedConfig) -> Tensor | None:
@@ -54,20 +54,24 @@ def frequency_factors(config: PreTrainedConfig) -> Tensor | None:
     return unscaled / scaled
 
 
-def _write_yarn(writer: GGUFWriter, rope: dict[str, Any]) -> None:
-    """Write YaRN; llama.cpp knows `attention_factor` as a multiple of the paper's."""
-    factor, mscale = rope["factor"], rope.get("mscale_all_dim") or None
-    fixed = {"truncate": True, "beta_fast": 32, "beta_slow": 1, "mscale": mscale}
-    other = {key: rope[key] for key, value in fixed.items() if rope.get(key) not in (None, value)}
-    if other or (mscale is not None and not rope.get("mscale")):
-        raise UserError(
-            f"config.json has yarn with {other or {'mscale': None}}, for which llama.cpp takes "
-            f"{ {key: fixed[key] for key in other or ('mscale',)} }, whatever the file says"
-        )
+def _write_yarn(writer: GGUFWriter, config: PreTrainedConfig) -> None:
+    rope = parameters(config)
+    fixed = {"truncate": True, "beta_fast": 32, "beta_slow": 1}
+    if other := {key: rope[key] for key, value in fixed.items() if rope.get(key) not in (None, value)}:
+        takes = {key: fixed[key] for key in other}
+        raise UserError(f"config.json has yarn with {other}, for which llama.cpp takes {takes}, whatever the file says")
     writer.add_rope_scaling_type(RopeScalingType.YARN)
-    writer.add_rope_scaling_factor(factor)
+    writer.add_rope_scaling_factor(rope["factor"])
     writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-    if mscale:
-        writer.add_rope_scaling_yarn_log_mul(0.1 * mscale)  # so scaled by agreement; llama.cpp divides again
-    if (given := rope.get("attention_factor")) is not None:
-        writer.add_rope_scaling_attn_factors(given / (1 + 0.1 * math.log(factor)))
+    if hasattr(config, "kv_lora_rank"):
+        writer.add_rope_scaling_yarn_log_mul(0.1 * rope["mscale_all_dim"])  # by agreement; llama.cpp divides again
+    else:
+        papers = 1 + 0.1 * math.log(rope["factor"])  # with which llama.cpp multiplies by itself
+        writer.add_rope_scaling_attn_factors(_attention_factor(config) / papers)
+
+
+def _attention_factor(config: PreTrainedConfig) -> float:
+    """Return what YaRN multiplies the rotated queries and keys with."""
+    layers = {"layer_type": "full_attention"} if "full_attention" in config.rope_parameters else {}
+    _, factor = ROPE_INIT_FUNCTIONS["yarn"](config, torch.device("cpu"), **layers)
+    return float(factor)

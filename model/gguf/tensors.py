@@ -2,14 +2,21 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from model.convert.tensor_files import Entry
+
 Make = Callable[[Sequence[Tensor]], Tensor]
+
+
+def _only(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0]
+
 
 _EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(\w+\.weight)")
 _LAYER = re.compile(r"(?:model|gpt_neox)\.layers\.(\d+)\.(.*)")
@@ -23,15 +30,29 @@ class Target:
     """Its name there."""
     parts: tuple[str, ...]
     """Names on disk of the tensors that it is made of."""
-    make: Make = lambda parts: parts[0]
+    make: Make = _only
     """Makes it of them; works on the meta device too."""
+    stacked: bool = False
+    """It holds the parts one after the other, each made alone: experts."""
 
-    def shape(self, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
-        """Return its sizes, of the sizes of the parts."""
-        return tuple(self.make([torch.empty(shapes[part], device="meta") for part in self.parts]).shape)
+    def pieces(self, tensor: Callable[[str], Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Yield its values in order, with where they are from: one part after the other, or all at once.
+
+        Args:
+            tensor: Reads a part.
+        """
+        if self.stacked:
+            yield from ((part, self.make([tensor(part)])) for part in self.parts)
+        else:
+            yield ", ".join(self.parts), self.make([tensor(part) for part in self.parts])
+
+    def shape(self, entries: Mapping[str, Entry]) -> tuple[int, ...]:
+        """Return its sizes, of those of the parts."""
+        _, first = next(self.pieces(lambda part: torch.empty(entries[part].shape, device="meta")))
+        return (len(self.parts), *first.shape) if self.stacked else tuple(first.shape)
 
 
-def stacked(names: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def with_experts_together(names: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield each name with itself, but for the experts of a layer a name without number with the names of all."""
     experts: defaultdict[str, dict[int, str]] = defaultdict(dict)
     for name in names:
@@ -39,13 +60,8 @@ def stacked(names: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
             experts[f"{match[1]}.{match[3]}"][int(match[2])] = name
         else:
             yield name, (name,)
-    for stack, parts in experts.items():
-        yield stack, tuple(parts[number] for number in range(len(parts)))
-
-
-def stack(parts: Sequence[Tensor]) -> Tensor:
-    """Return the weights of experts as one `[e, out, in]`."""
-    return torch.stack(list(parts))
+    for name, parts in experts.items():
+        yield name, tuple(parts[number] for number in range(len(parts)))
 
 
 def in_layer(name: str) -> tuple[int | None, str]:

@@ -30,7 +30,7 @@ class Vocabulary:
     add_eos: bool
     """A text ends with the end token."""
     special: dict[str, int]
-    """Ids of the begin, end and padding tokens, as far as the model has them: `bos`, `eos`, `pad`."""
+    """Ids of the begin and end tokens, `bos` and `eos`, and of the padding token, `pad`, if there is one."""
 
     def write(self, writer: GGUFWriter) -> None:
         """Write the metadata `tokenizer.ggml.*`."""
@@ -102,9 +102,16 @@ def _name(file: Path, parsed: dict[str, Any]) -> str:
 
 
 def _special(config: PreTrainedConfig) -> dict[str, int]:
-    """Return the special ids of the configuration; of several end tokens, the first."""
+    """Return the special ids of the configuration; of several end tokens, the first.
+
+    Where a file names no begin or end token, llama.cpp takes token 11, whatever it is.
+    """
     ids = {name: getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
     firsts = {name: value[0] if isinstance(value, list) else value for name, value in ids.items()}
+    if firsts["eos"] is None:
+        raise UserError("config.json has no eos_token_id; llama.cpp would end texts at token 11. Add it.")
+    if firsts["bos"] is None:
+        firsts["bos"] = firsts["eos"]
     return {name: int(value) for name, value in firsts.items() if value is not None}
 
 

@@ -6,20 +6,32 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+import torch
 from gguf import GGML_QUANT_VERSION, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, size_label
 from gguf.quants import quant_shape_to_byte_shape, quantize
+from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from model.gguf import llama_cpp_quantizer, tokenizer
 from model.gguf.architectures import ARCHITECTURES, Architecture, targets, write_facts
-from model.gguf.folder import Folder, opened
-from model.gguf.quantization import KQUANTS, TYPES, Quantization, tensor_type
+from model.gguf.folder import Folder, read
+from model.gguf.quantization import TYPES, Quantization, check, tensor_type
 from model.gguf.remarks import remarks
 from model.gguf.tensors import Target
 from stages.errors import UserError
 
+_BLOCK = 2**22
+"""Values that are quantised at once."""
+_SAME = {
+    torch.float32: GGMLQuantizationType.F32,
+    torch.float16: GGMLQuantizationType.F16,
+    torch.bfloat16: GGMLQuantizationType.BF16,
+}
+"""Types whose bytes are written as they are."""
 logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells of every file and key
 
 
@@ -62,20 +74,20 @@ def write(source: Path, file: Path, kind: str, identity: Identity) -> list[str]:
         UserError: The type or the architecture is not known, the folder is not whole, or llama.cpp would not run the
             same model; nothing is left of the file then.
     """
-    if kind in KQUANTS:
+    check(kind)
+    if kind not in TYPES:
         llama_cpp_quantizer.check_installed(kind)
-    elif kind not in TYPES:
-        raise UserError(f"type {kind} is none of {', '.join([*TYPES, *KQUANTS])}")
     if file.is_dir():
         raise UserError(f"'{file}' is a folder; name a file in it")
-    with _whole(file) as partial, opened(source, ARCHITECTURES) as folder:
+    folder = read(source, ARCHITECTURES)
+    with _whole(file) as partial:
         if kind in TYPES:
             _write(folder, partial, TYPES[kind], identity)
         else:
             with _whole(file.with_name(f"{file.name}.unquantized"), keep=False) as unquantized:
                 _write(folder, unquantized, TYPES[folder.dtype()], identity)
                 llama_cpp_quantizer.quantize(unquantized, partial, kind)
-        return list(remarks(folder))
+        return list(remarks(folder, kind))
 
 
 @contextlib.contextmanager
@@ -121,7 +133,7 @@ def _planned(
 ) -> Iterator[tuple[Target, GGMLQuantizationType]]:
     """Announce every tensor to the writer and yield it with its type."""
     for target in targets(folder, architecture):
-        shape = target.shape(dict(folder.shapes))
+        shape = target.shape(folder.entries)
         kind = tensor_type(target.name, shape, quantization)
         size = math.prod(quant_shape_to_byte_shape(shape, kind))
         writer.add_tensor_info(target.name, shape, np.dtype(np.float32), size, raw_dtype=kind)
@@ -129,10 +141,31 @@ def _planned(
 
 
 def _write_tensors(writer: GGUFWriter, folder: Folder, plan: list[tuple[Target, GGMLQuantizationType]]) -> None:
+    assert writer.fout is not None
+    stream = writer.fout[0]
+    writer.write_padding(stream, stream.tell())
     for target, kind in tqdm(plan, desc="gguf", unit="tensor", disable=None):
-        tensor = target.make([folder.tensor(part) for part in target.parts]).contiguous().numpy()
-        with np.errstate(over="ignore"):
-            data = quantize(tensor, kind)
-        if kind == GGMLQuantizationType.F16 and not np.isfinite(data).all():
-            raise UserError(f"{target.name} reaches {abs(tensor).max():g}, more than F16 holds; choose type BF16")
-        writer.write_tensor_data(data)
+        writer.write_padding(stream, _write_tensor(stream, folder, target, kind))
+
+
+def _write_tensor(stream: IO[bytes], folder: Folder, target: Target, kind: GGMLQuantizationType) -> int:
+    """Write the values of a tensor and return how many bytes these are."""
+    begin = stream.tell()
+    for name, piece in target.pieces(folder.tensor):
+        for rows in piece.reshape(-1, piece.shape[-1]).split(max(1, _BLOCK // piece.shape[-1])):
+            stream.write(_quantized(name, rows, kind).data)
+    return stream.tell() - begin
+
+
+def _quantized(name: str, rows: Tensor, kind: GGMLQuantizationType) -> NDArray[Any]:
+    """Return the bytes of some rows; `name` says in errors where they are from."""
+    if not rows.isfinite().all():
+        raise UserError(f"{name} has values that are NaN or infinite; choose an earlier checkpoint")
+    if _SAME.get(rows.dtype) == kind:
+        return rows.contiguous().view(torch.uint8).numpy()
+    values = rows.float().numpy()
+    with np.errstate(over="ignore"):
+        data = np.ascontiguousarray(quantize(values, kind))
+    if kind == GGMLQuantizationType.F16 and not np.isfinite(data).all():
+        raise UserError(f"{name} reaches {abs(values).max():g}, more than F16 holds; choose type BF16")
+    return data

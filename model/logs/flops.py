@@ -2,7 +2,8 @@
 
 The convention is PaLM's (Chowdhery et al. 2022, appendix B), which Megatron-LM and NeMo share: what a training step
 must compute, not what it does. A multiply-add is two FLOPs, the backward pass twice the forward; recomputation, norms
-and the optimizer do not count; attention counts whole, though half of it is masked (and more, with document masks).
+and the optimizer do not count, nor do layers that predict further tokens; attention counts whole, though half of it is
+masked (and more, with document masks), but a layer with a window only that.
 """
 
 import re
@@ -27,16 +28,15 @@ class Peak(NamedTuple):
     """Whether it is the rate of a large matrix product here; if not, it is the vendor's figure."""
 
 
-def training_flops(weights: int, num_layers: int, attention_width: int, seq_length: int) -> int:
+def training_flops(weights: int, attention_width: int, attended: int) -> int:
     """Return the FLOPs of forward and backward pass for one token.
 
     Args:
         weights: Of the matrices that a token meets, the output layer's among them, the embedding table not.
-        num_layers: Attention layers.
         attention_width: Query heads times their width.
-        seq_length: Tokens that a token attends to, the masked half counted.
+        attended: Tokens that a token attends to in all layers together, the masked half counted.
     """
-    return 6 * weights + 12 * num_layers * attention_width * seq_length
+    return 6 * weights + 12 * attention_width * attended
 
 
 def flops_per_token(model: ModelSettings, vocab_size: int, seq_length: int) -> int:
@@ -49,7 +49,7 @@ def flops_per_token(model: ModelSettings, vocab_size: int, seq_length: int) -> i
     """
     from model.counts import counts
 
-    return training_flops(counts(model, vocab_size).matrices, model.num_layers, model.attention_width, seq_length)
+    return training_flops(counts(model, vocab_size).matrices, model.attention_width, model.attended(seq_length))
 
 
 def mfu(tokens_per_second: float, flops_per_token: float, peak: Peak) -> float:

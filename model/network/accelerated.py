@@ -3,6 +3,7 @@
 Nothing here is needed, but for fp8. Its weights have the same names, so checkpoints go either way.
 """
 
+import copy
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -14,6 +15,7 @@ megatron.install()
 from megatron.core import optimizer  # noqa: E402 - after install
 from megatron.core.extensions.transformer_engine import HAVE_TE  # noqa: E402
 from megatron.core.tensor_parallel import layers  # noqa: E402
+from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
 from model.network import gemm  # noqa: E402
 from stages.errors import UserError  # noqa: E402
@@ -42,6 +44,18 @@ def options(device: str, precision: str) -> dict[str, Any]:
     if precision == "fp8":
         chosen |= {"fp8": "hybrid", "fp8_recipe": "tensorwise"}  # its scales are of the moment: no history to save
     return chosen
+
+
+def for_own_linear(config: TransformerConfig) -> TransformerConfig:
+    """Return a configuration for linear layers of Megatron-Core's own, also where Transformer Engine has the others.
+
+    Transformer Engine adds to a gradient as it computes it; Megatron-Core's layers need Apex for that.
+    """
+    if layers._grad_accum_fusion_available or not config.gradient_accumulation_fusion:
+        return config
+    own = copy.copy(config)
+    own.gradient_accumulation_fusion = False
+    return own
 
 
 def implementation(device: str) -> dict[str, str]:

@@ -38,7 +38,9 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat1
 """Of the weights that matrices are multiplied with, by precision."""
 
 
-def build_model(model: ModelSettings, layout: LayoutSettings, vocab_size: int, precision: str = "float32") -> Decoder:
+def build_model(
+    model: ModelSettings, layout: LayoutSettings, vocab_size: int, precision: str = "float32", draw: bool = True
+) -> Decoder:
     """Return this rank's part of a model that has one run of layers a rank, on the CPU, drawn from the current seed.
 
     Args:
@@ -46,8 +48,11 @@ def build_model(model: ModelSettings, layout: LayoutSettings, vocab_size: int, p
         layout: Its split; the process groups must be initialised to it.
         vocab_size: Ids of the tokenizer; the embedding table is padded.
         precision: `float32`, `bf16` or `fp8`.
+        draw: Whether the weights are drawn; what is not written takes no memory.
     """
-    return _chunk(transformer_config(model, layout, precision), model, vocab_size, None)
+    config = transformer_config(model, layout, precision)
+    config.perform_initialization = draw
+    return _chunk(config, model, vocab_size, None)
 
 
 def build_chunks(model: ModelSettings, pretrain: PretrainSettings, vocab_size: int) -> list[Decoder]:

@@ -24,11 +24,12 @@ from megatron.core.tensor_parallel import (  # noqa: E402
     gather_from_sequence_parallel_region,
 )
 from megatron.core.transformer.enums import AttnMaskType  # noqa: E402
+from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.module import MegatronModule  # noqa: E402
 from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
-from model.network import gemm  # noqa: E402
+from model.network import accelerated, gemm  # noqa: E402
 from model.network.modules import CausalAttention, Norm, rotate  # noqa: E402
 
 _EPSILON = 1e-6
@@ -53,9 +54,13 @@ class Latents:
     """Factor of the scores."""
 
 
-def specification(latents: Latents) -> ModuleSpec:
-    """Return what stands for attention in Megatron-Core's specification of a layer."""
-    return ModuleSpec(LatentAttention, {"latents": latents, "attn_mask_type": AttnMaskType.causal})
+def replace_attention(layer: ModuleSpec, latents: Latents) -> None:
+    """Put latent attention in the place of attention in Megatron-Core's specification of a layer."""
+    parts = layer.submodules
+    parts.self_attention = ModuleSpec(LatentAttention, {"latents": latents, "attn_mask_type": AttnMaskType.causal})
+    if parts.input_layernorm is IdentityOp:  # Transformer Engine has it in a layer that is not here
+        parts.input_layernorm = Norm
+    parts.sharded_state_dict_keys_map.pop("input_layernorm.", None)  # nor is it in a checkpoint
 
 
 class LatentAttention(MegatronModule):
@@ -73,6 +78,7 @@ class LatentAttention(MegatronModule):
         pg_collection: ProcessGroupCollection | None = None,
         **_: Any,
     ) -> None:
+        config = accelerated.for_own_linear(config)
         super().__init__(config=config)
         groups = pg_collection or ProcessGroupCollection.use_mpu_process_groups(["tp", "cp"])
         self._latents, self._group = latents, groups.tp

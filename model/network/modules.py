@@ -5,6 +5,7 @@ CPU, where such passes cost as much as some GEMMs, that makes a training step sl
 """
 
 import contextlib
+from functools import cache
 from typing import Any
 
 import torch
@@ -130,11 +131,13 @@ class CausalAttention(MegatronModule):
         return self.config.attention_dropout if self.training else 0.0
 
     def _torch_attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        length, total = query.shape[2], key.shape[2]
+        length, total, width = query.shape[2], key.shape[2], value.shape[3]
         if mask is None and length < total:
             mask = causal_lower_right(length, total)
+        if width < query.shape[3]:  # flash kernels want one width, and torch.compile's rewriting of others fails
+            value = functional.pad(value, (0, query.shape[3] - width))
         with self._own_draws() if self._dropout else contextlib.nullcontext():
-            return functional.scaled_dot_product_attention(
+            out = functional.scaled_dot_product_attention(
                 query,
                 key,
                 value,
@@ -144,6 +147,7 @@ class CausalAttention(MegatronModule):
                 scale=self.scale,
                 enable_gqa=query.shape[1] != key.shape[1],
             )
+        return out[..., :width]
 
     def _own_draws(self) -> contextlib.AbstractContextManager[None]:
         """Let tensor-parallel processes draw different dropout; under sequence parallelism the whole block does."""
@@ -227,6 +231,7 @@ def rotate(x: Tensor, turns: Tensor, interleaved: bool = False) -> Tensor:
     return out
 
 
+@cache  # torch.compile makes a graph for every class
 def with_bias(linear: type) -> type:
     """Return a linear layer of a layer spec that has a bias, whatever the configuration says of all."""
 

@@ -52,12 +52,8 @@ class Rotary(RotaryEmbedding):
 
 def frequencies(width: int, base: float, scaling: RopeScaling | None) -> tuple[Tensor, float]:
     """Return the angles of a step to the next position `[width / 2]`, and the factor on what is turned by them."""
-    length = getattr(scaling, "original_max_position_embeddings", 1)  # it would be compared with the factor
-    config = LlamaConfig(
-        head_dim=width,
-        max_position_embeddings=length,
-        rope_parameters=rope_parameters(base, scaling),
-    )
+    config = LlamaConfig(head_dim=width)
+    config.rope_parameters = rope_parameters(base, scaling)  # not above, where it would warn of a context length
     rotary = LlamaRotaryEmbedding(config)
     return rotary.inv_freq, rotary.attention_scaling
 

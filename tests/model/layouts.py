@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,13 @@ TEXT = torch.tensor(list(Path(argparse.__file__).read_bytes()))
 """A module's source; its bytes are the tokens."""
 
 
+LLAMA = {"family": "llama"}
+OLMO = {
+    **{"family": "olmo3", "num_query_groups": 2},
+    **{"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"]},
+    "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8},
+}
+NEOX = {"family": "gpt_neox"}
 DEEPSEEK: dict[str, Any] = {
     **{"family": "deepseek_v3", "q_lora_rank": 16, "kv_lora_rank": 8, "mtp_num_layers": 1},
     **{"qk_head_dim": 8, "qk_pos_emb_head_dim": 4, "v_head_dim": 6},
@@ -41,7 +48,7 @@ def job(
     layers: int = 2,
     moe: bool = False,
     tied: bool = False,
-    deepseek: bool = False,
+    family: Mapping[str, Any] = LLAMA,
     **pretrain: Any,
 ) -> Job:
     """Return a job of `STEPS` steps, and some to go on with."""
@@ -54,7 +61,7 @@ def job(
         "num_query_groups": 4,
         "seq_length": SEQ_LENGTH,
         "share_embeddings_and_output_weights": tied,
-        **({"family": "mixtral", "moe": MOE} if moe else DEEPSEEK if deepseek else {"family": "llama"}),
+        **({"family": "mixtral", "moe": MOE} if moe else family),
     }
     settings = {
         "device": "cpu",
@@ -68,7 +75,7 @@ def job(
         },
         # The balance of experts is taken over a micro batch; else as few as the pipeline takes, to save time.
         "micro_batch_size": 2
-        if moe or deepseek
+        if moe or "moe" in family
         else BATCH // layout.data_parallel_size // layout.pipeline_model_parallel_size,
         "schedule": {"style": "constant", "learning_rate": 5e-3, "min_learning_rate": 5e-3, "warmup_steps": 0},
         # Adam divides a gradient by its size: with a smaller epsilon, rounding decides where there is next to none.

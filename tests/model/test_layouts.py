@@ -65,7 +65,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "deep": {"layers": 4},
     "tied": {"layers": 4, "tied": True},
     "moe": {"moe": True},
-    "deepseek": {"deepseek": True, "layers": 4},
+    "olmo": {"family": layouts.OLMO},
+    "neox": {"family": layouts.NEOX},
+    "deepseek": {"family": layouts.DEEPSEEK, "layers": 4},
 }
 
 
@@ -90,7 +92,8 @@ CASES = [
     *(("deep", name) for name in ("pp2 vpp2", "pp2 vpp2 dp2 zero")),
     ("tied", "pp2 vpp2"),
     *(("moe", name) for name in ("tp2 sp", "cp2 ep2", "dp2 ep2 zero", "pp2 dp2 ep2", "tp2 sp dp2 ep4")),
-    *(("deepseek", name) for name in ("tp2 sp", "pp2", "cp2 ep2", "dp2 ep2 zero")),
+    *((model, "tp2 sp") for model in ("olmo", "neox")),
+    *(("deepseek", name) for name in ("tp2 sp", "pp2", "cp2 ep2")),
 ]
 
 

@@ -145,7 +145,9 @@ def test_the_average_is_saved_under_the_names_of_the_weights() -> None:
         assert not torch.equal(plain[name].data, averaged[name].data)
 
 
-@pytest.mark.parametrize("model", [{"moe": True}, {"deepseek": True, "layers": 3}], ids=["all layers", "some"])
+@pytest.mark.parametrize(
+    "model", [{"moe": True}, {"family": layouts.DEEPSEEK, "layers": 3}], ids=["all layers", "some"]
+)
 def test_balance_is_one_when_every_expert_gets_as_much(model: dict[str, Any]) -> None:
     one = job(**model)
     with training(one) as trainer:
@@ -155,6 +157,24 @@ def test_balance_is_one_when_every_expert_gets_as_much(model: dict[str, Any]) ->
             if "router" in name:
                 weight.data.zero_()
         assert gradients(trainer, one).balance_loss == pytest.approx(1)
+
+
+def test_further_tokens_weigh_what_the_settings_say() -> None:
+    moe = {**layouts.DEEPSEEK["moe"], "aux_loss_coefficient": 0.0}
+    found = {}
+    for factor in (0.3, 0.6):
+        model = {**layouts.DEEPSEEK, "moe": moe, "mtp_loss_scaling_factor": factor}
+        one = job(family=model, micro_batch_size=4)
+        with training(one) as trainer:
+            seen = gradients(trainer, one)
+            (chunk,) = trainer.modules
+            weight = chunk.mtp.layers[0].eh_proj.weight
+            found[factor] = weight.main_grad.clone()
+            tokens, labels, positions, _ = batch(0, 4)
+            further = chunk(tokens, positions, None, labels=labels)[2].mean()
+        assert seen.further_loss == pytest.approx(further.item(), rel=1e-6)
+    assert found[0.3].any()
+    torch.testing.assert_close(found[0.6], 2 * found[0.3])
 
 
 def test_fp8_is_refused_without_transformer_engine() -> None:

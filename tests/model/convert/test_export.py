@@ -57,6 +57,10 @@ def write(folder: Path, model: ModelSettings, mapping: Mapping | None = None) ->
 
 
 TIED = jobs.LLAMA.model_copy(update={"share_embeddings_and_output_weights": True})
+SQUARE = jobs.LLAMA.model_copy(update={"ffn_hidden_size": 32})
+NEOX = ModelSettings.model_validate(
+    {**jobs.LLAMA.model_dump(exclude_defaults=True), "family": "gpt_neox", "num_query_groups": 4}
+)
 
 
 @pytest.mark.parametrize("model", [jobs.LLAMA, TIED, jobs.MIXTRAL], ids=["llama", "tied", "mixtral"])
@@ -89,8 +93,23 @@ def crossed(weight: Weight) -> Weight:
     return replace(weight, views=views)
 
 
+def by_kind(weight: Weight) -> Weight:
+    """Write all queries, then all keys, then all values, where each head has its own together."""
+    return replace(weight, views=lambda own: [own.unflatten(0, (4, 3, -1)).transpose(0, 1)])
+
+
 def backwards(weight: Weight) -> Weight:
     return replace(weight, parts=weight.parts[::-1])
+
+
+def transposed(weight: Weight) -> Weight:
+    """Write a square gate by columns."""
+
+    def views(own: Tensor) -> list[Tensor]:
+        gate, up = weight.views(own)
+        return [gate.T, up]
+
+    return replace(weight, views=views)
 
 
 def shifted(weights: list[Weight]) -> list[Weight]:
@@ -119,7 +138,9 @@ def swap_experts(weights: list[Weight]) -> list[Weight]:
 
 WRONG: dict[str, tuple[ModelSettings, Mapping, str]] = {
     "a query and its key": (jobs.LLAMA, changed(1, "self_attention.linear_qkv", crossed), "layer 1"),
+    "heads": (NEOX, changed(1, "self_attention.linear_qkv", by_kind), "layer 1"),
     "gate and up": (jobs.LLAMA, changed(2, "mlp.linear_fc1", backwards), "layer 2"),
+    "a gate by columns": (SQUARE, changed(1, "mlp.linear_fc1", transposed), "layer 1"),
     "layers": (jobs.LLAMA, shifted, "layer 0"),
     "experts": (jobs.MIXTRAL, swap_experts, "layer 1"),
     "router": (jobs.MIXTRAL, changed(2, "mlp.router", turned), "layer 2"),
@@ -261,8 +282,12 @@ def test_released_checkpoints_are_exported_and_compared_as_they_were_then(
         assert files == {file.name: sha256_file(file) for file in folder.glob("*.safetensors")}
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder)
         assert loaded.dtype == torch.bfloat16
-    write_export_params(tmp_path, checkpoints=False)
+    write_export_params(tmp_path, checkpoints=False, compare="by_layer")
     stage.main()
+    again = read_json(Path("out/export/parity.json"))
+    assert again["compare"] == "by_layer"
+    assert again["max_abs_logit_difference"] <= 1e-4
+    assert {path.name for path in Path("out/export").iterdir()} == {"checkpoints", "model", "parity.json"}
     assert not list(Path("out/export/checkpoints").iterdir())
 
 

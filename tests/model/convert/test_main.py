@@ -64,6 +64,34 @@ def test_a_dry_run_says_what_would_be_written_and_writes_nothing(
     assert loaded.dtype == torch.bfloat16
 
 
+def test_a_dry_run_reads_every_weight(convert: Convert, tmp_path: Path) -> None:
+    jobs.write_hugging_face(tmp_path / "theirs")
+    convert("to-megatron", tmp_path / "theirs", tmp_path / "checkpoint")
+    not_finite(torch.nan, 3)(tmp_path / "theirs")
+    with pytest.raises(UserError, match=rf"{NORM} has 3 of 32 values that are NaN"):
+        convert("to-megatron", tmp_path / "theirs", tmp_path / "other", "--dry-run")
+    spoil(tmp_path / "checkpoint")
+    with pytest.raises(UserError, match="missing or damaged at"):
+        convert("to-transformers", tmp_path / "checkpoint", tmp_path / "again", "--dry-run")
+
+
+def test_a_folder_without_a_tokenizer_comes_back_without_one(convert: Convert, tmp_path: Path) -> None:
+    jobs.write_hugging_face(tmp_path / "theirs")
+    for name in ("tokenizer.json", "generation_config.json"):
+        (tmp_path / "theirs" / name).unlink()
+    convert("to-megatron", tmp_path / "theirs", tmp_path / "checkpoint")
+    convert("to-transformers", tmp_path / "checkpoint", tmp_path / "again")
+    names = {file.name for file in (tmp_path / "again").iterdir()}
+    assert names == {"config.json", "generation_config.json", "model.safetensors"}
+
+
+def test_a_run_whose_tokenizer_is_gone_says_where_it_was(convert: Convert, tmp_path: Path) -> None:
+    job = jobs.job(Path("out/tokenizer/tokenizer.json"))
+    write_json(tmp_path / "out/pretrain/run.json", {"settings": job.model_dump(mode="json")}, sort_keys=False)
+    with pytest.raises(UserError, match=r"the tokenizer of '.*/checkpoint' is not in '.*/out/tokenizer'"):
+        convert("to-transformers", tmp_path / "out/pretrain/checkpoint", tmp_path / "again")
+
+
 def test_a_checkpoint_of_a_run_is_what_the_run_had_made_by_then(convert: Convert, tmp_path: Path) -> None:
     run = tmp_path / "out" / "pretrain"
     settings = jobs.job(Path("out/tokenizer/tokenizer.json")).model_dump(mode="json")

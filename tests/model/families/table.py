@@ -21,7 +21,14 @@ SHAPE: dict[str, Any] = {
     "num_query_groups": 2,
     "seq_length": 48,
 }
-LLAMA3 = {"low_freq_factor": 1.5, "high_freq_factor": 6.0, "original_max_position_embeddings": 64}
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.5,
+    "high_freq_factor": 6.0,
+    "original_max_position_embeddings": 64,
+}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 12}
 EXPERTS = {"num_experts": 4, "router_topk": 2, "ffn_hidden_size": 32, "aux_loss_coefficient": 0.0}
 DEEPSEEK: dict[str, Any] = {
@@ -52,15 +59,12 @@ MSCALES = {
 TYPES = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
 ROWS: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama"},
-    "llama tied": {"family": "llama", "share_embeddings_and_output_weights": True},
-    "llama wide heads": {"family": "llama", "kv_channels": 32, "num_query_groups": 4},
-    "llama linear": {"family": "llama", "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
-    "llama llama3": {"family": "llama", "rope_scaling": {"rope_type": "llama3", "factor": 8.0, **LLAMA3}},
+    "llama tied linear": {"family": "llama", "share_embeddings_and_output_weights": True, "rope_scaling": LINEAR},
+    "llama wide llama3": {"family": "llama", "kv_channels": 32, "num_query_groups": 4, "rope_scaling": LLAMA3},
     "llama yarn": {"family": "llama", "rope_scaling": YARN},
     "llama attention biases": {"family": "llama", "attention_bias": True},
     "llama mlp biases": {"family": "llama", "mlp_bias": True},
-    "mistral": {"family": "mistral"},
-    "mistral window": {"family": "mistral", "sliding_window": 7, "kv_channels": 32},
+    "mistral": {"family": "mistral", "sliding_window": 7, "kv_channels": 32},
     "qwen2": {"family": "qwen2", "share_embeddings_and_output_weights": True},
     "qwen2 windows": {"family": "qwen2", "sliding_window": 5, "max_window_layers": 2},
     "qwen3": {"family": "qwen3", "kv_channels": 32, "share_embeddings_and_output_weights": True},
@@ -82,7 +86,7 @@ ROWS: dict[str, dict[str, Any]] = {
         **{"family": "deepseek_v3", **DEEPSEEK, "q_lora_rank": None},
         **{"rope_scaling": MSCALES, "moe": DEEPSEEK_MOE | GROUPS},
     },
-    "olmo2": {"family": "olmo2", "layernorm_epsilon": 1e-3},
+    "olmo2": {"family": "olmo2", "num_query_groups": 4, "layernorm_epsilon": 1e-3},
     "olmo2 wide heads": {"family": "olmo2", "kv_channels": 32, "share_embeddings_and_output_weights": True},
     "olmo3": {"family": "olmo3", "sliding_window": 7, "rotary_base": 10000.0},
     "olmo3 yarn": {"family": "olmo3", "sliding_window": 9, "rope_scaling": YARN, "layer_types": TYPES},

@@ -116,12 +116,15 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2 sp": {"tensor_model_parallel_size": 2, "sequence_parallel": True},
     "pp2": {"pipeline_model_parallel_size": 2},
     "ep2": {"data_parallel_size": 2, "expert_model_parallel_size": 2},
+    "cp2": {"context_parallel_size": 2},
 }
 
 
 def layouts_of(row: str) -> list[str]:
-    """Return what a model is split into: without experts, what needs none; with them, what Megatron-Core can."""
-    return ["tp2 sp", "pp2", "ep2"] if table.settings(row).experts else ["tp2", "tp2 sp", "pp2"]
+    """Return what a model is split into: with experts, what Megatron-Core can; with windows, more."""
+    model = table.settings(row)
+    split = ["tp2 sp", "pp2", "ep2"] if model.experts else ["tp2", "tp2 sp", "pp2"]
+    return [*split, "cp2"] if getattr(model, "sliding_window", None) else split
 
 
 CASES = [(row, layout) for row in table.ROWS for layout in layouts_of(row)]

@@ -1,7 +1,9 @@
 """The presets of `model/presets/models` are the models that they are named after."""
 
 import json
+import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pytest
@@ -10,7 +12,8 @@ import torch
 from model.convert import unsplit
 from model.convert.config import Ids, model_class, to_config
 from model.families.family import ModelSettings
-from stages.params import PRESETS, check_sections, overlay, presets
+from stages.errors import UserError
+from stages.params import PRESETS, check, overlay, presets
 from stages.settings import PARAMS, read_yaml, validate
 
 RELEASED = {  # number of elements in the released tensors; a tied output layer, stored or not, is counted once
@@ -97,9 +100,12 @@ def shallow(chosen: Preset, num_layers: int) -> dict[str, int]:
     return {name: tensor.numel() - padding[name] * tensor.shape[-1] for name, tensor in tensors.items()}
 
 
-def test_every_preset_is_in_the_tables() -> None:
+def test_every_preset_is_in_the_tables_and_says_its_size() -> None:
     runs = {file.stem for file in PRESETS.glob("*.yaml")}
     assert PRESET.keys() - runs == PARAMETERS.keys()
+    remarks = "".join(file.read_text() for file in sorted((PRESETS / "models").glob("*.yaml")))
+    found = re.findall(r"^(\S+):  # .* ([\d,]+) parameters", remarks, re.MULTILINE)
+    assert {name: int(number.replace(",", "")) for name, number in found} == PARAMETERS
 
 
 @EVERY
@@ -127,11 +133,15 @@ def test_a_preset_comes_back_from_its_transformers_configuration(name: str) -> N
     assert again == model
 
 
-def test_a_preset_laid_over_another_leaves_nothing_of_it() -> None:
+def test_a_preset_over_a_run_and_another_preset_can_be_trained_and_leaves_nothing_of_the_other() -> None:
     params = dict(read_yaml(PRESETS.parents[1] / PARAMS))
+    overlay(params, PRESET["gpu-1700m"])
     for name in PARAMETERS:
         overlay(params, PRESET[name])
-        assert check_sections(params, name)["model"] == preset(name).model
+        model = preset(name).model
+        with pytest.raises(UserError, match="reads text by other rules") if model.conversion_only else nullcontext():
+            check(params, name)
+        assert validate("model", ModelSettings, params["model"], name) == model
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -1,4 +1,5 @@
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ import llama_cpp
 import pytest
 from tokenizers import Tokenizer
 
-from model.gguf import pretokenizers
+from model.gguf import pretokenizers, writer
 from stages.errors import UserError
 from tests.model.gguf import made
 
@@ -20,13 +21,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.folder(tmp_path_factory.mktemp("exported") / "model", made.model("llama"))
 
 
-def differing(opened: llama_cpp.Llama, file: Path, special: bool) -> list[str]:
-    """Return the texts of which llama.cpp and `tokenizers` make other ids, which it writes as text again."""
+def differing(opened: llama_cpp.Llama, file: Path, special: bool, texts: list[str] = TEXTS) -> list[str]:
+    """Return those texts of which llama.cpp and `tokenizers` make other ids, which it writes as text again."""
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.encode_special_tokens = not special
-    theirs = [opened.tokenize(text.encode(), add_bos=False, special=special) for text in TEXTS]
-    ours = [encoding.ids for encoding in tokenizer.encode_batch(TEXTS, add_special_tokens=False)]
-    return [text for text, their_ids, our_ids in zip(TEXTS, theirs, ours, strict=True) if their_ids != our_ids]
+    theirs = [opened.tokenize(text.encode(), add_bos=False, special=special) for text in texts]
+    ours = [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    return [text for text, their_ids, our_ids in zip(texts, theirs, ours, strict=True) if their_ids != our_ids]
 
 
 @pytest.mark.parametrize("special", [False, True], ids=["as text", "as special tokens"])
@@ -40,11 +41,12 @@ def test_ids_of_2000_strings_are_those_of_tokenizers(exported: Path, special: bo
 
 @pytest.mark.parametrize("name", pretokenizers.NAMES.values())
 def test_every_pre_tokenizer_by_name_is_the_one_of_llama_cpp(name: str, tmp_path: Path) -> None:
+    texts = made.texts(600)
     source = made.folder(tmp_path / "model", made.model("llama"))
-    made.named_tokenizer(name, TEXTS).save(str(source / "tokenizer.json"))
+    made.named_tokenizer(name, texts).save(str(source / "tokenizer.json"))
     with made.llama(made.gguf(source), vocab_only=True) as opened:
         assert opened.metadata["tokenizer.ggml.pre"] == name
-        assert differing(opened, source / "tokenizer.json", special=False) == []
+        assert differing(opened, source / "tokenizer.json", special=False, texts=texts) == []
 
 
 def test_another_pre_tokenizer_of_llama_cpp_gives_other_ids(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +67,22 @@ def test_special_tokens_are_those_of_the_configuration_and_nothing_is_added(expo
         assert (opened.token_bos(), opened.token_eos()) == (0, 0)
         assert opened.metadata["tokenizer.ggml.padding_token_id"] == "1"
         assert opened.tokenize(b"import", special=True) == opened.tokenize(b"import", add_bos=False)
+
+
+def test_a_model_without_begin_token_does_not_get_token_11(tmp_path: Path) -> None:
+    source = made.folder(tmp_path / "model", made.model("llama", bos_token_id=None, eos_token_id=[5, 6]))
+    with made.llama(made.gguf(source), vocab_only=True) as opened:
+        assert (opened.token_bos(), opened.token_eos()) == (5, 5)
+    made.rewrite(source / "config.json", eos_token_id=None)
+    with pytest.raises(UserError, match="has no eos_token_id"):
+        made.gguf(source)
+
+
+def test_special_tokens_beyond_the_table_are_refused(tmp_path: Path) -> None:
+    source = made.folder(tmp_path / "model", made.model("llama"))
+    made.rewrite(source / "config.json", eos_token_id=made.VOCAB_SIZE)
+    with pytest.raises(UserError, match=r"special ids \{'eos': 1000\}, but only 1000 tokens"):
+        made.gguf(source)
 
 
 def test_a_template_that_begins_texts_is_kept(exported: Path, tmp_path: Path) -> None:
@@ -112,6 +130,17 @@ def _template_with_padding(file: dict[str, Any]) -> None:
 def _pattern(file: dict[str, Any]) -> dict[str, Any]:
     pattern: dict[str, Any] = file["pre_tokenizer"]["pretokenizers"][0]["pattern"]
     return pattern
+
+
+def test_a_tokenizer_that_normalises_is_written_with_a_remark(exported: Path, tmp_path: Path) -> None:
+    """Qwen's and GPT-NeoX's do; only a text in another form than NFC, which is rare, gets other ids."""
+    source = changed(exported, tmp_path, lambda file: file.update(normalizer={"type": "NFC"}))
+    remarks = writer.write(source, tmp_path / "nfc.gguf", "F32", writer.Identity("made"))
+    assert [remark for remark in remarks if "NFC" in remark]
+    with made.llama(tmp_path / "nfc.gguf", vocab_only=True) as opened:
+        other = differing(opened, source / "tokenizer.json", special=False)
+        assert other
+        assert not [text for text in other if unicodedata.is_normalized("NFC", text)]
 
 
 REFUSED: dict[str, Change] = {

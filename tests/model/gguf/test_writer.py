@@ -77,11 +77,21 @@ def test_rows_that_no_block_fills_are_in_half_precision(tmp_path: Path) -> None:
     assert tensors["blk.0.ffn_up.weight"].tensor_type.name == "Q8_0"
 
 
+def test_k_quants_of_rows_that_no_block_fills_say_so_in_one_line(
+    source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    remarks = writer.write(source, tmp_path / "tiny.gguf", "Q4_K_M", IDENTITY)
+    assert remarks == ["30 of 30 matrices have rows that blocks of 256 do not fill: they are in a larger type"]
+    assert "falling back" not in capfd.readouterr().err
+
+
 def test_values_beyond_half_precision_are_refused(tmp_path: Path) -> None:
     network: Any = made.model("llama")
     network.model.layers[0].mlp.up_proj.weight.data[0, 0] = 1e5
     source = made.folder(tmp_path / "model", network)
-    with pytest.raises(UserError, match=r"blk.0.ffn_up.weight reaches 100000, more than F16 holds; choose type BF16"):
+    with pytest.raises(
+        UserError, match=r"model.layers.0.mlp.up_proj.weight reaches 100000, more than F16 holds; choose type BF16"
+    ):
         made.gguf(source, "F16")
     assert made.gguf(source, "BF16").exists()
 

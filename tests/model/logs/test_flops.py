@@ -35,7 +35,7 @@ MIXTRAL_8X7B = model(32, 4096, 14336, 32, 8, 32768, family="mixtral", moe={"num_
 
 def test_palm_reaches_the_mfu_that_its_paper_gives() -> None:
     # Chowdhery et al. 2022, table 3: 540.35 B parameters, 238.3 k tokens/s on 6144 chips of 275 TFLOP/s, 46.2 %.
-    flops = training_flops(540_350_000_000, num_layers=118, attention_width=48 * 256, seq_length=2048)
+    flops = training_flops(540_350_000_000, attention_width=48 * 256, attended=118 * 2048)
     assert mfu(238.3e3, flops, Peak(6144 * 275e12, measured=False)) == pytest.approx(0.462, abs=5e-4)
 
 
@@ -50,6 +50,13 @@ def test_mixtral_8x7b_counts_the_experts_that_a_token_visits() -> None:
     flops = flops_per_token(MIXTRAL_8X7B, 32000, 4096) - 12 * 32 * 4096 * 4096
     assert counts(MIXTRAL_8X7B, 32000).total == pytest.approx(46.7e9, rel=1e-3)
     assert flops / 6 + 32000 * 4096 == pytest.approx(12.9e9, rel=2e-3)
+
+
+def test_a_layer_with_a_window_attends_to_that_at_most() -> None:
+    mistral = model(4, 64, 160, 4, 2, 96, family="mistral", sliding_window=16)
+    olmo3 = model(4, 64, 160, 4, 2, 96, family="olmo3", sliding_window=16)  # the fourth layer has none
+    assert (mistral.attended(96), mistral.attended(8)) == (4 * 16, 4 * 8)
+    assert olmo3.attended(96) == 3 * 16 + 96
 
 
 @pytest.mark.parametrize(("groups", "tied"), [(4, False), (2, True)])

@@ -1,17 +1,22 @@
 """The model's losses against its own logits."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.modeling_layers import MtpModel
 
 from model import parallel
+from model.families.deepseek_v3 import DeepseekV3
 from model.families.llama import Llama
 from model.layout import LayoutSettings
 from model.network.build import build_model
 from model.network.decoder import Decoder
+from tests.model.families import table
+from tests.model.families.test_parity import LABELS, POSITIONS, TOKENS, megatron_model
 
 VOCAB_SIZE = 100
 """Padded to 128."""
@@ -59,3 +64,31 @@ def test_logits_keep_the_padding_and_their_order(decoder: Decoder) -> None:
     assert logits.shape == (3, MODEL.seq_length, 128)
     alone = decoder(tokens[1:2], positions[:1], None)
     torch.testing.assert_close(logits[1:2], alone)
+
+
+def test_further_tokens_have_the_losses_of_transformers_layers_for_them() -> None:
+    """Their only use in `transformers` is speculative decoding, so that they are called here one by one."""
+    model = DeepseekV3.model_validate({**table.SHAPE, **table.ROWS["deepseek_v3 groups"], "mtp_num_layers": 2})
+    network: Any = table.transformers_model(model)
+    further: Any = MtpModel(network, 2).eval()
+    disk = network.state_dict()
+    for name, weight in further.layers.state_dict().items():
+        weight.normal_(1.0 if "norm" in name else 0.0, 0.3 * (16 / weight.shape[-1]) ** 0.5)
+        depth, _, rest = name.partition(".")
+        rest = rest.removeprefix("mtp_block.").replace("post_norm", "shared_head.norm")
+        disk[f"model.layers.{model.num_layers + int(depth)}.{rest}"] = weight
+    decoder = megatron_model(model, table.on_disk(network, disk))
+    with torch.no_grad():
+        assert len(decoder(TOKENS, POSITIONS, None, labels=LABELS)) == 2
+        losses = decoder.train()(TOKENS, POSITIONS, None, labels=LABELS)
+        states, tokens, labels = network.model(TOKENS).last_hidden_state, TOKENS, LABELS
+        for depth, layer in enumerate(further.layers):
+            states, tokens, labels = states[:, :-1], tokens[:, 1:], labels[:, 1:]
+            embedded = further.embed_tokens(tokens)
+            rotary = further.rotary_emb(embedded, position_ids=POSITIONS[:, 1 + depth :])
+            given = {"attention_mask": None, "position_ids": None, "past_key_values": None}
+            states = layer(embedded, states, position_embeddings=rotary, **given)
+            logits = network.lm_head(states)
+            expected = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+            torch.testing.assert_close(losses[2 + depth, :, : -1 - depth], expected.view_as(labels), rtol=0, atol=2e-5)
+            assert not losses[2 + depth, :, -1 - depth :].any()

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -68,6 +69,19 @@ def test_losses_and_gradients_are_those_of_the_definition_in_any_chunks(
         patch.setitem(loss.LOGITS, "cpu", at_a_time)
         ours = with_gradients(functools.partial(output_losses, z_loss=z_loss), *inputs, vocab_size, z_loss)
     for mine, reference in zip(ours, with_gradients(by_definition, *inputs, vocab_size, z_loss), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
+
+
+def test_tokens_without_a_label_have_no_loss_and_no_part_in_the_gradients() -> None:
+    hidden, table, labels = draw(100)
+    labelled = torch.randint(0, 2, labels.shape, generator=torch.Generator().manual_seed(0)).bool()
+    ours = with_gradients(functools.partial(output_losses, labelled=labelled), hidden, table, labels, 100, 0.0)
+    assert torch.count_nonzero(ours[0]) == 2 * labelled.sum()
+
+    def masked(*args: Any) -> Tensor:
+        return by_definition(*args) * labelled
+
+    for mine, reference in zip(ours, with_gradients(masked, hidden, table, labels, 100, 0.0), strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
 
 

@@ -133,6 +133,14 @@ def test_attention_is_that_of_the_definition(
     torch.testing.assert_close(found, expected(mask, window), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("longest", [0, 1024], ids=["torch", "blocks"])
+def test_values_may_be_narrower_than_keys(longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_attention, "_LONGEST", longest)
+    query, key, value, _ = inputs()
+    found = attention(LayoutSettings(), window=None)(query, key, value[..., :5])
+    torch.testing.assert_close(found, attention_by_definition(query, key, value[..., :5], causal(None)))
+
+
 def test_dropout_within_a_window_keeps_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules, "_FEWEST_QUERIES", 5)
     dropping = attention(LayoutSettings(sequence_parallel=True, tensor_model_parallel_size=2), window=4)

@@ -52,11 +52,18 @@ def transformers_layer() -> GPTNeoXLayer:
     return found
 
 
+def two_documents() -> Tensor:
+    """Return what a token may see: itself and those before it, from the second token on without the first."""
+    mask = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+    mask[1:, 0] = False
+    return mask.expand(BATCH, 1, LENGTH, LENGTH)
+
+
 def by_definition(x: Tensor, theirs: GPTNeoXLayer) -> Tensor:
     """Return what `[s, b, h]` becomes, without rotation."""
-    mask = torch.full((LENGTH, LENGTH), -torch.inf).triu(1)
+    hidden = torch.zeros(BATCH, 1, LENGTH, LENGTH).masked_fill(~two_documents(), -torch.inf)
     unturned = torch.ones(BATCH, LENGTH, 2), torch.zeros(BATCH, LENGTH, 2)
-    out: Tensor = theirs(x.transpose(0, 1), attention_mask=mask, position_embeddings=unturned)
+    out: Tensor = theirs(x.transpose(0, 1), attention_mask=hidden, position_embeddings=unturned)
     return out.transpose(0, 1)
 
 
@@ -77,7 +84,7 @@ def check(layout: LayoutSettings) -> None:
         fill(ours, weights)
         cut = (lambda x: own_part(x, 0)) if layout.sequence_parallel else (lambda x: x)
         own = cut(whole.detach()).requires_grad_()
-        out, _ = ours(own)
+        out, _ = ours(own, two_documents())
         out.backward(cut(upstream))
         torch.testing.assert_close(out, cut(expected), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(own.grad, cut(whole.grad), rtol=1e-5, atol=1e-5)

@@ -1,21 +1,29 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model import parallel
-from model.layout import LayoutSettings
-from model.network.post_norm import NormedRowParallelLinear
-from tests.model.network.splitting import LAYOUTS, check_gradients, config, draw, fill, leaves, own_part
-from tests.model.two_processes import TwoProcesses
+from model import megatron
+
+megatron.install()
+
+from megatron.core.tensor_parallel import RowParallelLinear  # noqa: E402 - after install
+
+from model import parallel  # noqa: E402
+from model.layout import LayoutSettings  # noqa: E402
+from model.network.post_norm import with_norm_behind  # noqa: E402
+from tests.model.network.splitting import LAYOUTS, check_gradients, config, draw, fill, leaves, own_part  # noqa: E402
+from tests.model.two_processes import TwoProcesses  # noqa: E402
 
 IN, OUT = 48, 32
 
 
-def linear(layout: LayoutSettings) -> NormedRowParallelLinear:
+def linear(layout: LayoutSettings) -> Any:
     settings = config(layout, normalization="RMSNorm")
     how = {"init_method": settings.init_method, "input_is_parallel": True, "skip_bias_add": True}
-    return NormedRowParallelLinear(IN, OUT, config=settings, bias=False, **how)
+    return with_norm_behind(RowParallelLinear)(IN, OUT, config=settings, bias=False, **how)
 
 
 def by_definition(x: Tensor, weight: Tensor, norm: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ from transformers import GPTNeoXConfig, LlamaConfig, Olmo3Config
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.olmo3.modeling_olmo3 import Olmo3RotaryEmbedding
+from transformers.utils import logging
 
 from model import parallel
 from model.families.rope import Linear, Llama3, RopeScaling, Yarn, rope_parameters
 from model.layout import LayoutSettings
 from model.network import zigzag
-from model.network.rotary import Rotary
+from model.network.rotary import Rotary, frequencies
 from tests.model.two_processes import TwoProcesses
 
 WIDTH, LENGTH, BASE = 16, 24, 500000.0
@@ -79,6 +80,14 @@ def test_layers_with_a_window_have_a_scaling_of_their_own() -> None:
     full, windowed = Rotary(WIDTH, BASE, (YARN, None))(LENGTH).chunk(2, dim=-1)
     assert torch.equal(full, theirs(rotary, layer_type="full_attention"))
     assert torch.equal(windowed, theirs(rotary, layer_type="sliding_attention"))
+
+
+def test_no_context_length_is_complained_of(caplog: pytest.LogCaptureFixture) -> None:
+    logging.enable_propagation()
+    for scaling in (LINEAR, LLAMA3, YARN):
+        frequencies(WIDTH, BASE, scaling)
+    logging.disable_propagation()
+    assert caplog.messages == []
 
 
 def test_another_base_keeps_the_scaling() -> None:

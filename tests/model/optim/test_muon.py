@@ -21,8 +21,8 @@ MUON = {"kind": "muon", "clip_grad": 1e9}
 QKV = heads("", "", "weight", LLAMA.num_query_groups, LLAMA.num_attention_heads // LLAMA.num_query_groups)
 DEEPSEEK = DeepseekV3.model_validate(
     {
-        **LLAMA.model_dump(),
-        **{"family": "deepseek_v3", "num_query_groups": LLAMA.num_attention_heads},
+        **{"family": "deepseek_v3", "num_layers": 2, "hidden_size": 32, "ffn_hidden_size": 48, "seq_length": 16},
+        **{"num_attention_heads": 4, "num_query_groups": 4},
         **{"q_lora_rank": 12, "kv_lora_rank": 8, "qk_head_dim": 6, "qk_pos_emb_head_dim": 4, "v_head_dim": 10},
         "moe": {
             **{"num_experts": 4, "router_topk": 2, "ffn_hidden_size": 16},

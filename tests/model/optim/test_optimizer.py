@@ -30,12 +30,19 @@ from tests.model.optimizing import (
 from tests.model.two_processes import TwoProcesses
 
 RATE = 1e-2
+OLMO = ModelSettings.model_validate({**LLAMA.model_dump(exclude_defaults=True), "family": "olmo2"})
+NEOX = ModelSettings.model_validate(
+    {**LLAMA.model_dump(exclude_defaults=True), "family": "gpt_neox", "num_query_groups": 4, "rotary_percent": 0.5}
+)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_matrices_decay_and_norms_do_not(kind: str) -> None:
-    run = job(optimizer={"kind": kind, "weight_decay": 0.5})
+@pytest.mark.parametrize("model", [LLAMA, OLMO, NEOX], ids=["llama", "olmo2", "gpt_neox"])
+def test_matrices_decay_and_norms_and_biases_do_not(kind: str, model: ModelSettings) -> None:
+    run = job(model=model, optimizer={"kind": kind, "weight_decay": 0.5})
     with training(run) as trainer:
+        for weight in weights(trainer).values():
+            weight.data += 0.1  # biases begin with 0
         before = {name: weight.detach().clone() for name, weight in weights(trainer).items()}
         for chunk in trainer.ddp:
             chunk.zero_grad_buffer()
