@@ -39,7 +39,7 @@ class C4(Settings):
     A line goes that has a very long word, no punctuation at its end, few words, the word JavaScript, or a phrase of
     a site's terms; a text goes that has, in a line that would stay, a curly bracket or the words lorem ipsum.
     Surrounding space of lines goes too. Sentences are those of spaCy's sentencizer for English; reasons are
-    datatrove's. An edited text is reported with the number of lines dropped for each reason.
+    datatrove's. Reported are the lines dropped for each reason and, where the text goes, the line it goes for.
     """
 
     step: Literal["c4"]
@@ -126,7 +126,7 @@ def _count_sentences(texts: list[list[str]]) -> list[int]:
 def _verdict(lines: _Lines, sentences: int, least: int) -> Verdict:
     numbers = {f"lines_{reason}": float(count) for reason, count in sorted(lines.dropped.items())}
     if lines.reason:
-        return Verdict(lines.reason)
+        return Verdict(lines.reason, {"line": len(lines.kept) + lines.dropped.total() + 1})
     if sentences < least:
         return Verdict("too_few_sentences", {"sentences": sentences} | numbers)
     return Verdict(numbers=numbers, text="\n".join(lines.kept).strip())
