@@ -1,6 +1,6 @@
 """Publishing to the Hub: one commit with exactly the release's files, then its tag, then a download that is hashed.
 
-The only file that imports huggingface_hub. Why not its `upload_folder`: above about 250 files that makes several
+Why not its `upload_folder`: above about 250 files that makes several
 commits, it repeats a commit whose answer was lost (two commits, or a 412 against its own), and it uploads whatever
 lies in the folder. Here the bytes go first (`preupload_lfs_files`, no commit), then one `create_commit` on a stated
 parent; every attempt first reads the branch again and compares its files with the release.
@@ -14,27 +14,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-import httpx2
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    constants,
-    get_token,
-    set_client_factory,
-)
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.hf_api import RepoFile
 
-# Not exported, but it alone brings the library's hooks (offline mode, request ids) to a client with timeouts.
-from huggingface_hub.utils._http import default_client_factory
-
-from release import sums
+from release import hub_client, sums
 from release.git_objects import object_id
-from release.retry import UnclearError, until_clear
+from release.retry import until_clear
 from stages.errors import UserError
 
-PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})  # any other error is the Hub's final word
 T = TypeVar("T")
 
 
@@ -80,13 +67,7 @@ def publish(root: Path, destination: Destination, title: str, endpoint: str | No
 
 def _configure(destination: Destination) -> None:
     """Give every request a timeout, and choose how large files travel; both are global in huggingface_hub."""
-
-    def client() -> httpx2.Client:
-        made = default_client_factory()
-        made.timeout = httpx2.Timeout(destination.timeout_seconds)
-        return made
-
-    set_client_factory(client)
+    hub_client.set_timeout(destination.timeout_seconds)
     warnings.filterwarnings("ignore", message=".*about to commit a data file", module="huggingface_hub")
     if not destination.xet:
         constants.HF_HUB_DISABLE_XET = True
@@ -243,30 +224,8 @@ def _ask(call: Callable[[], T]) -> T:
 
 def _answer(call: Callable[[], T]) -> T:
     """Return the Hub's answer; tell the unclear (`UnclearError`) from the final (`UserError`)."""
-    try:
-        return call()
-    except HfHubHTTPError as error:
-        if error.response.status_code in PASSING:
-            raise UnclearError(_one_line(error), _requested_wait(error)) from error
-        raise UserError(
-            f"The Hub refused: {_one_line(error)} Check publish.hub.repo_id and the rights of the token."
-        ) from error
-    except ValueError as error:
-        raise UserError(f"The Hub refused the release: {_one_line(error)}") from error
-    except httpx2.TransportError as error:
-        raise UnclearError(f"no answer from the Hub ({type(error).__name__}: {error})") from error
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        hint = " If this is about Xet, set publish.hub.xet = false" if "xet" in str(error).lower() else ""
-        raise UnclearError(f"the Hub's client failed: {_one_line(error)}.{hint}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _requested_wait(error: HfHubHTTPError) -> float:
-    """Return the seconds of a numeric Retry-After header, at most five minutes."""
-    value = error.response.headers.get("Retry-After", "")
-    return min(float(value), 300.0) if value.isdecimal() else 0.0
+    return hub_client.answer(
+        call,
+        "Check publish.hub.repo_id and the rights of the token.",
+        "If this is about Xet, set publish.hub.xet = false",
+    )

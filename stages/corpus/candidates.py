@@ -1,7 +1,7 @@
 """What a kind of source yields: the narrow seam between a source and the snapshot."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import pathspec
 
@@ -24,6 +24,25 @@ class Candidate:
     license: License
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A file that a source names: enough to find it again, and to know that it is the same.
+
+    Attributes:
+        path: Its path in the source; its ending says its format.
+        size: Bytes; None where a server does not say.
+        digest: `sha256:<hex>`, or `git-blob:<hex>` where only git's id is known before the file is read.
+        etag: What the server calls this version of the file; for the record, since mirrors and restarts change it.
+        revision: The commit that has the file.
+    """
+
+    path: str
+    size: int | None
+    digest: str
+    etag: str | None = None
+    revision: str | None = None
+
+
 @dataclass(frozen=True)
 class Reading:
     """A source that is open for reading.
@@ -31,10 +50,14 @@ class Reading:
     Attributes:
         versions: Exact versions of what is read, by name.
         candidates: The texts, in the order of file and position in the file; to be iterated once.
+        references: The files that the texts are read from, where they are pinned one by one.
+        skipped: Why a selected entry is not read, by its path.
     """
 
     versions: dict[str, str]
     candidates: Iterator[Candidate]
+    references: tuple[Reference, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 def select(paths: Iterable[str], include: Iterable[str], exclude: Iterable[str]) -> list[str]:

@@ -4,7 +4,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +14,7 @@ import zstandard
 
 from stages.corpus.candidates import Candidate, Reading, decode, select
 from stages.corpus.licenses import stated
-from stages.corpus.sources import FilesSource
+from stages.corpus.sources import FilesSource, Texts
 from stages.errors import UserError
 
 PLAIN = (".txt", ".md", ".rst")
@@ -32,31 +32,45 @@ def read(source: FilesSource) -> Reading:
         raise UserError(f"A source's root = '{source.root}' is not a folder. Correct it, or fetch its files first.")
     found = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     selected = select(found, source.include, source.exclude)
-    for path in selected:
+    check_formats(selected, f"'{source.root}'")
+    return Reading({}, (candidate for path in selected for candidate in of_file(source, root / path, path)))
+
+
+def check_formats(paths: Iterable[str], where: str) -> None:
+    """Check that each path's ending is that of a known format.
+
+    Raises:
+        UserError: One is not; the message says `where` it is.
+    """
+    for path in paths:
         if not path.endswith((*PLAIN, *_ROWS)):
             raise UserError(
-                f"'{path}' in '{source.root}' is none of {', '.join((*PLAIN, *_ROWS))}. "
+                f"'{path}' in {where} is none of {', '.join((*PLAIN, *_ROWS))}. "
                 "Narrow the source's `include`, or add it to `exclude`."
             )
-    return Reading({}, (candidate for path in selected for candidate in _of_file(source, root, path)))
 
 
-def _of_file(source: FilesSource, root: Path, path: str) -> Iterator[Candidate]:
-    suffix = next((suffix for suffix in _ROWS if path.endswith(suffix)), None)
+def of_file(source: Texts, path: Path, name: str) -> Iterator[Candidate]:
+    """Yield the texts of a file whose name in the source, which says its format, is `name`.
+
+    Raises:
+        UserError: The file is damaged, or its rows are not as the source says.
+    """
+    suffix = next((suffix for suffix in _ROWS if name.endswith(suffix)), None)
     if suffix is None:
-        text = decode((root / path).read_bytes(), path, "utf-8-sig")
+        text = decode(path.read_bytes(), name, "utf-8-sig")
         if source.license is None:
-            raise UserError(f"'{path}' has no columns for license_column = '{source.license_column}'. Give `license`.")
-        yield Candidate(text, path, stated(source.license))
+            raise UserError(f"'{name}' has no columns for license_column = '{source.license_column}'. Give `license`.")
+        yield Candidate(text, name, stated(source.license))
         return
     try:
-        for number, row in _ROWS[suffix](root / path, path):
-            yield _of_row(source, f"{path}:{number}", row)
+        for number, row in _ROWS[suffix](path, name):
+            yield _of_row(source, f"{name}:{number}", row)
     except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError, pa.ArrowInvalid) as error:
-        raise UserError(f"'{path}' is damaged: {error}. Fetch it again, or add it to the source's `exclude`.") from None
+        raise UserError(f"'{name}' is damaged: {error}. Fetch it again, or add it to the source's `exclude`.") from None
 
 
-def _of_row(source: FilesSource, origin: str, row: dict[str, Any]) -> Candidate:
+def _of_row(source: Texts, origin: str, row: dict[str, Any]) -> Candidate:
     text = _cell(row, source.text_column, origin)
     if not isinstance(text, str):
         raise UserError(f"'{origin}': column '{source.text_column}' holds {json.dumps(text)[:80]}, not a text.")

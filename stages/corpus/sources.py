@@ -1,12 +1,15 @@
 """Settings of the sources that a snapshot takes, one class a kind. Imports nothing heavy."""
 
-from typing import Annotated, Literal
+import posixpath
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from stages.settings import Settings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+_GIT_SCHEMES = ("https", "http", "ssh", "git", "file")
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -15,12 +18,41 @@ class SourceSettings(Settings):
 
     domain: Name
     """The part of the mix that the documents belong to."""
+    sha256: Sha256 | None = None
+    """Digest of the whole source as in manifest.json; another one ends the stage."""
+
+
+class Selection(Settings):
+    """Which of a source's files are read."""
+
     include: tuple[str, ...] = Field(("**",), min_length=1)
     """Patterns as in .gitignore of the files to read, relative to the source's root."""
     exclude: tuple[str, ...] = ()
     """Patterns of files to leave out; they win over `include`."""
-    sha256: Sha256 | None = None
-    """Digest of the whole source as in manifest.json; another one ends the stage."""
+
+
+class Texts(Settings):
+    """Where a source's files have their texts and licenses."""
+
+    license: str | None = None
+    """SPDX expression of every document."""
+    license_column: str | None = None
+    """The column of .jsonl and .parquet that holds each document's SPDX expression."""
+    text_column: str = "text"
+    """The column of .jsonl and .parquet that holds the text."""
+
+    @model_validator(mode="after")
+    def _one_license(self) -> Self:
+        if (self.license is None) == (self.license_column is None):
+            raise ValueError("a source has either `license` or `license_column`")
+        return self
+
+
+class Referable(Settings):
+    """Whether a snapshot holds a source's texts, or names its files."""
+
+    by_reference: bool = False
+    """Record each file's path, size and digest instead of its texts: later stages read the files where they are."""
 
 
 class Pin(Settings):
@@ -38,7 +70,7 @@ class Pin(Settings):
         return self
 
 
-class InstalledSource(SourceSettings):
+class InstalledSource(SourceSettings, Selection):
     """Text that the environment holds: the standard library, or the files of installed distributions."""
 
     kind: Literal["installed"]
@@ -59,25 +91,93 @@ class InstalledSource(SourceSettings):
         return self
 
 
-class FilesSource(SourceSettings):
+class FilesSource(SourceSettings, Selection, Texts, Referable):
     """Files below a folder: .txt, .md, .rst, .jsonl, .jsonl.gz, .jsonl.zst or .parquet."""
 
     kind: Literal["files"]
     """Picks this class."""
     root: str
     """The folder. It appears in no output."""
-    license: str | None = None
-    """SPDX expression of every document."""
-    license_column: str | None = None
-    """The column of .jsonl and .parquet that holds each document's SPDX expression."""
-    text_column: str = "text"
-    """The column of .jsonl and .parquet that holds the text."""
+
+
+class HubSource(SourceSettings, Selection, Texts, Referable):
+    """Files of a data set on the Hugging Face Hub, at a commit."""
+
+    kind: Literal["hub"]
+    """Picks this class."""
+    dataset: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    """The data set's name on the Hub, such as `HuggingFaceFW/fineweb`."""
+    revision: str = Field(min_length=1)
+    """The commit, 40 hex digits; a branch or tag is refused with the commit that it points to."""
+    config: str | None = None
+    """A configuration that the README's `configs` declare; its files are read, as far as `include` has them."""
+    split: str | None = None
+    """A split of the configuration; null reads all."""
 
     @model_validator(mode="after")
-    def _one_license(self) -> "FilesSource":
-        if (self.license is None) == (self.license_column is None):
-            raise ValueError("a files source has either `license` or `license_column`")
+    def _names_files(self) -> Self:
+        if self.split is not None and self.config is None:
+            raise ValueError("split is one of a configuration's: give `config`")
+        if self.config is None and self.include == ("**",):
+            raise ValueError("give `config`, or patterns of the data files as `include`")
         return self
 
 
-Source = Annotated[InstalledSource | FilesSource, Field(discriminator="kind")]
+class PinnedUrl(Settings):
+    """A file at a URL, and what it holds."""
+
+    url: str
+    """http, https, s3, gs or file."""
+    sha256: Sha256
+    """Digest of the file; another one ends the stage."""
+
+    @field_validator("url")
+    @classmethod
+    def _fetchable(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https", "s3", "gs", "file") or "::" in url:
+            raise ValueError("a URL begins with http, https, s3, gs or file")
+        if "@" in parts.netloc:
+            raise ValueError("a URL holds no user or password: params.yaml is published")
+        return url
+
+
+class UrlSource(SourceSettings, Texts, Referable):
+    """Files at URLs, each pinned by its digest."""
+
+    kind: Literal["url"]
+    """Picks this class."""
+    files: dict[str, PinnedUrl] = Field(min_length=1)
+    """Each file by the name that it has in the snapshot; the name's ending says its format."""
+
+    @field_validator("files")
+    @classmethod
+    def _names_stay_inside(cls, files: dict[str, PinnedUrl]) -> dict[str, PinnedUrl]:
+        for name in files:
+            if name.startswith(("/", "../")) or posixpath.normpath(name) != name:
+                raise ValueError(f"'{name}' is not a relative path in its shortest form")
+        return files
+
+
+class GitSource(SourceSettings, Selection, Texts):
+    """Files of a git repository, at a commit."""
+
+    kind: Literal["git"]
+    """Picks this class."""
+    repository: str
+    """A URL (https, http, ssh, git or file), `user@host:path`, or a folder of this machine."""
+    commit: str = Field(min_length=1)
+    """The commit, 40 hex digits; a branch or tag is refused with the commit that it points to."""
+
+    @field_validator("repository")
+    @classmethod
+    def _is_no_command(cls, repository: str) -> str:
+        scheme, separator, _ = repository.partition("://")
+        if repository.startswith("-") or "::" in repository or (separator and scheme not in _GIT_SCHEMES):
+            raise ValueError("a repository is a URL (https, http, ssh, git, file), user@host:path, or a folder")
+        if separator and ":" in urlsplit(repository).netloc.rpartition("@")[0]:
+            raise ValueError("a URL holds no password: params.yaml is published")
+        return repository
+
+
+Source = Annotated[InstalledSource | FilesSource | HubSource | UrlSource | GitSource, Field(discriminator="kind")]
