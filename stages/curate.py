@@ -1,165 +1,122 @@
-"""Deduplicate, filter and split the snapshot: `python -m stages.curate`.
+"""Filter, edit, deduplicate and split the snapshot: `python -m stages.curate [--explain ID]`.
 
-Reads out/snapshot/documents/. Writes to out/curate/:
+Reads out/snapshot/. Writes to out/curate/:
 
 - documents/{train,validation,test}/<domain>-<00000>.parquet: the kept documents, same columns as the snapshot's
-- report.json: documents and bytes kept by split, domain, source and license, and dropped by reason
+- trail/<00000>.parquet: a row for every document that was read: what each step measured and did, its cluster of
+  duplicates, and where it went or why it was dropped; `--explain` shows that of one document
+- report.json: documents and bytes kept by split, domain, source, license and language, dropped by reason, every way
+  through the steps, and clusters of duplicates
 - dropped.jsonl: for each reason, a sample of the documents that were dropped
 - metrics.json: the report's totals
-- plots/drop_reasons.json: dropped documents by reason
+- plots/: dropped documents by reason, lengths of documents
+- scratch/: finished pieces of work; a run that was killed goes on from them, and the next run takes those that still
+  hold. No output of the graph
 """
 
+import argparse
+import json
+import sys
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from stages.corpus.sources import Name
-from stages.files import OUT, output, write_json, write_jsonl
+from stages.curation.chain import Chain
+from stages.curation.engine import Engine
+from stages.curation.minhash import Deduplication
+from stages.curation.split import Split
+from stages.errors import UserError
+from stages.files import OUT, output, read_json, require, sha256_file, write_json, write_jsonl
 from stages.runner import run
 from stages.settings import Settings, load
 
-
-class Length(Settings):
-    """Thresholds of `filters.length`."""
-
-    min_characters: int = Field(ge=0)
-    """A shorter text is dropped."""
-    max_characters: int = Field(gt=0)
-    """A longer text is dropped."""
-
-
-class LineLength(Settings):
-    """Thresholds of `filters.line_length`."""
-
-    max_mean: float = Field(gt=0)
-    """Mean characters a line."""
-    max_longest: int = Field(gt=0)
-    """Characters of the longest line."""
-
-
-class MinFraction(Settings):
-    """Threshold of `filters.alphanumeric`."""
-
-    min_fraction: float = Field(ge=0, le=1)
-    """A smaller fraction drops the text."""
-
-
-class MaxFraction(Settings):
-    """Threshold of `filters.unprintable` (of the characters) and `filters.repeated_lines` (of the lines)."""
-
-    max_fraction: float = Field(ge=0, le=1)
-    """A larger fraction drops the text."""
-
-
-class Generated(Settings):
-    """Threshold of `filters.generated`."""
-
-    first_lines: int = Field(gt=0)
-    """How many lines are searched for the words of a generator."""
-
-
-class WordLength(Settings):
-    """Thresholds of `filters.word_length`."""
-
-    min_mean: float = Field(ge=0)
-    """Mean characters a word, at least."""
-    max_mean: float = Field(gt=0)
-    """Mean characters a word, at most."""
-
-
-class StopWords(Settings):
-    """Threshold of `filters.stop_words`."""
-
-    min_distinct: int = Field(ge=0, le=8)
-    """How many of the eight words a text has at least."""
-
-
-class EncodedData(Settings):
-    """Thresholds of `filters.encoded_data`."""
-
-    max_run: int = Field(gt=0)
-    """Characters of the longest encoded run."""
-    max_fraction: float = Field(ge=0, le=1)
-    """Encoded characters in all."""
-
-
-class Filters(Settings):
-    """The filters of one domain; one that is absent does not run. `stages.corpus.filters` has what they do."""
-
-    length: Length | None = None
-    """Characters of the text."""
-    line_length: LineLength | None = None
-    """Characters of its lines."""
-    alphanumeric: MinFraction | None = None
-    """Fraction of letters and digits."""
-    generated: Generated | None = None
-    """Marks of a generator in the first lines."""
-    unprintable: MaxFraction | None = None
-    """Fraction of control and replacement characters."""
-    repeated_lines: MaxFraction | None = None
-    """Fraction of lines that repeat an earlier one."""
-    word_length: WordLength | None = None
-    """Mean word length of prose."""
-    stop_words: StopWords | None = None
-    """Frequent words of English prose."""
-    encoded_data: EncodedData | None = None
-    """Base64, hexadecimal and escaped data."""
-
-
-class Split(Settings):
-    """Which fractions of the texts are held out."""
-
-    validation: float = Field(gt=0, lt=1)
-    """Fraction for validation while training."""
-    test: float = Field(gt=0, lt=1)
-    """Fraction for evaluation."""
-    seed: int = Field(ge=0)
-    """Another seed, another split."""
-
-    @model_validator(mode="after")
-    def _leaves_train(self) -> "Split":
-        if self.validation + self.test >= 1:
-            raise ValueError("validation + test leaves nothing to train on; together they are less than 1")
-        return self
+FOLDER = OUT / "curate"
 
 
 class CurateSettings(Settings):
     """Section `curate` of params.yaml."""
 
-    filters: dict[Name, Filters]
-    """Filters by domain; every domain of the snapshot has an entry."""
-    dropped_sample: int = Field(gt=0)
-    """Dropped documents listed for each reason, at most."""
+    chains: dict[Name, Chain]
+    """What documents go through, by domain; every domain of the snapshot has an entry."""
+    source_chains: dict[Name, Chain] = Field(default={})
+    """Chains of single sources, in place of their domain's."""
+    duplicates: Deduplication
+    """Which of equal and nearly equal texts survives."""
     split: Split
     """The held-out fractions."""
+    dropped_sample: int = Field(gt=0)
+    """Dropped documents listed for each reason, at most."""
+    engine: Engine
+    """Who does the work; the result does not depend on it."""
 
 
 def main() -> None:
     """Curate the snapshot."""
     settings = load("curate", CurateSettings)
-    from stages.corpus.curation import Rejects, keep, write_splits
-    from stages.corpus.documents import read, shard_paths
+    from stages.curation.curator import curate
+    from stages.curation.engine import started
 
-    paths = shard_paths(OUT / "snapshot" / "documents", "snapshot")
-    filters = {domain: each.model_dump(exclude_none=True) for domain, each in settings.filters.items()}
-    rejects = Rejects(settings.dropped_sample)
+    parts = _parts(settings)
+    scratch = FOLDER / "scratch"
     with output("curate") as folder:
-        documents = keep(read(paths), filters, rejects)
-        split = settings.split
-        kept = write_splits(documents, split.validation, split.test, split.seed, folder / "documents")
-        write_jsonl(folder / "dropped.jsonl", rejects.sample())
-        write_json(folder / "report.json", {"kept": kept.report(), "dropped": rejects.reasons.by_group()})
-        metrics = {"kept": kept.total.total(), "dropped": rejects.reasons.total(), "splits": kept.total.by_group()}
-        write_json(folder / "metrics.json", metrics)
-        _write_plot(folder / "plots" / "drop_reasons.json", rejects.reasons.documents())
+        with started(settings.engine) as workers:
+            curate(parts, settings.duplicates, settings.split, workers, scratch, folder)
+        metrics = _report(settings, folder)
+        scratch.rename(folder / "scratch")
     print(f"curate: kept {metrics['kept']['documents']:,} documents, dropped {metrics['dropped']['documents']:,}")
 
 
-def _write_plot(path: Path, reasons: dict[str, int]) -> None:
-    """Write one row a reason, the most frequent first."""
-    order = sorted(reasons, key=lambda reason: (-reasons[reason], reason))
-    write_json(path, [{"reason": reason, "documents": reasons[reason]} for reason in order])
+def explain() -> None:
+    """Print what happened to a document."""
+    from stages.curation import trail
+
+    parser = argparse.ArgumentParser(prog="python -m stages.curate")
+    parser.add_argument("--explain", metavar="ID", required=True, help="say what happened to the document with this id")
+    identity = parser.parse_args().explain
+    paths = sorted(require(FOLDER / "trail", "curate").glob("*.parquet"))
+    print(json.dumps(trail.explain(paths, identity), indent=2, ensure_ascii=False))
+
+
+def _parts(settings: CurateSettings) -> list[Any]:
+    """Return the shards of the snapshot in the order of their sources, each with the chain for its documents."""
+    from stages.curation.parts import Part
+
+    manifest = read_json(require(OUT / "snapshot" / "manifest.json", "snapshot"))["sources"]
+    parts = []
+    for source in sorted(manifest):
+        domain = manifest[source]["settings"]["domain"]
+        chain = settings.source_chains.get(source) or settings.chains.get(domain)
+        if chain is None:
+            raise UserError(
+                f"curate.chains has no '{domain}', the domain of source '{source}'. "
+                f"Add its chain; `{domain}: {{steps: []}}` keeps everything."
+            )
+        for name, file in sorted(manifest[source]["files"].items()):
+            path = require(OUT / "snapshot" / "documents" / name, "snapshot")
+            if sha256_file(path) != file["sha256"]:
+                raise UserError(f"'{path}' is not the file of the snapshot's manifest. Run `dvc repro snapshot`.")
+            parts.append(Part(path, file["sha256"], domain, chain))
+    unknown = sorted(settings.source_chains.keys() - manifest.keys())
+    if unknown:
+        raise UserError(f"curate.source_chains has {unknown}, which are no sources; known are {sorted(manifest)}.")
+    return parts
+
+
+def _report(settings: CurateSettings, folder: Path) -> dict[str, Any]:
+    from stages.curation import report, trail
+
+    paths = sorted((folder / "trail").glob("*.parquet"))
+    found = report.report(paths)
+    metrics = report.totals(found)
+    write_json(folder / "report.json", found)
+    write_json(folder / "metrics.json", metrics)
+    write_jsonl(folder / "dropped.jsonl", trail.gallery(paths, settings.dropped_sample))
+    write_json(folder / "plots" / "drop_reasons.json", report.reasons(found))
+    write_json(folder / "plots" / "lengths.json", trail.lengths(paths))
+    return metrics
 
 
 if __name__ == "__main__":
-    run(__file__, main)
+    run(__file__, explain if sys.argv[1:] else main)

@@ -83,7 +83,7 @@ class Index:
         pieces = [
             self._array(self._folders[part], "proof")[distinct[parts == part] - self.offsets[part]]
             for part in np.unique(parts)
-        ]
+        ] or [self._array(self._folders[0], "proof")[:0]]
         proofs: NDArray[Any] = np.concatenate(pieces)[back]
         return proofs
 

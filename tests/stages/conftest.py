@@ -23,9 +23,17 @@ def params() -> dict[str, Any]:
             },
         },
         "curate": {
-            "filters": {"code": {"length": {"min_characters": 100, "max_characters": 100_000}}, "prose": {}},
-            "dropped_sample": 3,
+            "chains": {
+                "code": {"steps": [{"step": "length", "min_characters": 100, "max_characters": 100_000}]},
+                "prose": {"steps": []},
+            },
+            "duplicates": {
+                "near": {"ngram": 5, "bands": 14, "rows": 8, "min_agreement": 0.7, "seed": 0},
+                "survivor": "first",
+            },
             "split": {"validation": 0.15, "test": 0.15, "seed": 0},
+            "dropped_sample": 3,
+            "engine": {"kind": "local", "workers": 1},
         },
         "tokenizer": {"vocab_size": 512, "train_fraction": 1.0, "path": None, "sha256": None, "workers": 2},
         "shards": {"workers": 2},
