@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import Field
 
-from stages.curation import contamination, pii, rules
+from stages.curation import contamination, pii, rules, unicode
 from stages.curation.step import Step, Verdict
 from stages.settings import Settings
 
@@ -25,7 +25,8 @@ AnyStep = Annotated[
     | rules.StopWords
     | rules.EncodedData
     | contamination.Contamination
-    | pii.Pii,
+    | pii.Pii
+    | unicode.Unicode,
     Field(discriminator="step"),
 ]
 
