@@ -15,6 +15,7 @@ import zstandard
 from stages.corpus.candidates import Candidate, Reading, decode, select
 from stages.corpus.licenses import stated
 from stages.corpus.sources import FilesSource, Texts
+from stages.corpus.walk import entries_below
 from stages.errors import UserError
 
 PLAIN = (".txt", ".md", ".rst")
@@ -28,12 +29,27 @@ def read(source: FilesSource) -> Reading:
         UserError: The folder is missing, or a selected file is of no known format.
     """
     root = Path(source.root)
+    return Reading({}, (candidate for path in selected(source) for candidate in of_file(source, root / path, path)))
+
+
+def selected(source: FilesSource) -> list[str]:
+    """Return the files below the root that the patterns select.
+
+    Raises:
+        UserError: The folder is missing, a link in it leads nowhere or in a circle, or a file is of no known format.
+    """
+    root = Path(source.root)
     if not root.is_dir():
         raise UserError(f"A source's root = '{source.root}' is not a folder. Correct it, or fetch its files first.")
-    found = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-    selected = select(found, source.include, source.exclude)
-    check_formats(selected, f"'{source.root}'")
-    return Reading({}, (candidate for path in selected for candidate in of_file(source, root / path, path)))
+    paths = select(entries_below(root), source.include, source.exclude)
+    for path in paths:
+        if not (root / path).is_file():
+            raise UserError(
+                f"'{path}' in '{source.root}' is a link to nothing, or to a folder that it lies in. "
+                "Mend it, or add it to `exclude`."
+            )
+    check_formats(paths, f"'{source.root}'")
+    return paths
 
 
 def check_formats(paths: Iterable[str], where: str) -> None:

@@ -55,7 +55,7 @@ class GitStore(Store):
         files = [path for path in selected if modes[path] not in _SKIPPED]
         check_formats(files, self.where)
         return Listing(
-            {self._source.repository: commit} if not self._local else {"commit": commit},
+            {"commit": commit},
             tuple(entries[path][1] for path in files),
             {path: _SKIPPED[modes[path]] for path in selected if modes[path] in _SKIPPED},
         )

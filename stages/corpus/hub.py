@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-import yaml  # type: ignore[import-untyped]  # it ships no types
 from fsspec.utils import glob_translate  # type: ignore[import-untyped]  # it ships no types
 from huggingface_hub import HfApi, constants
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.repocard import metadata_load
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils.tqdm import disable_progress_bars
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from release import hub_client
 from release.retry import until_clear
@@ -101,9 +102,10 @@ class HubStore(Store):
         if README not in stored:
             return {}
         try:
-            card = metadata_load(fetched(self, stored[README])) or {}
+            front_matter = REGEX_YAML_BLOCK.search(fetched(self, stored[README]).read_text(encoding="utf-8"))
+            card = YAML(typ="safe").load(front_matter[2]) if front_matter else {}
             return {config.get("config_name", "default"): config for config in card.get("configs") or []}
-        except (ValueError, AttributeError, TypeError, yaml.YAMLError) as error:
+        except (UnicodeDecodeError, AttributeError, TypeError, YAMLError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"The README of {self.where} declares no readable `configs`: {reason}.") from error
 

@@ -1,7 +1,8 @@
 """Settings of the sources that a snapshot takes, one class a kind. Imports nothing heavy."""
 
 import posixpath
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -20,6 +21,10 @@ class SourceSettings(Settings):
     """The part of the mix that the documents belong to."""
     sha256: Sha256 | None = None
     """Digest of the whole source as in manifest.json; another one ends the stage."""
+
+    def public(self) -> dict[str, Any]:
+        """Return the settings without what is this machine's own, as the manifest has them."""
+        return self.model_dump(mode="json")
 
 
 class Selection(Settings):
@@ -99,6 +104,10 @@ class FilesSource(SourceSettings, Selection, Texts, Referable):
     root: str
     """The folder. It appears in no output."""
 
+    def public(self) -> dict[str, Any]:
+        """Return the settings without the folder."""
+        return self.model_dump(mode="json", exclude={"root"})
+
 
 class HubSource(SourceSettings, Selection, Texts, Referable):
     """Files of a data set on the Hugging Face Hub, at a commit."""
@@ -158,8 +167,16 @@ class UrlSource(SourceSettings, Texts, Referable):
                 raise ValueError(f"'{name}' is not a relative path in its shortest form")
         return files
 
+    def public(self) -> dict[str, Any]:
+        """Return the settings without the paths of file URLs."""
+        settings = self.model_dump(mode="json")
+        for file in settings["files"].values():
+            if file["url"].startswith("file:"):
+                del file["url"]
+        return settings
 
-class GitSource(SourceSettings, Selection, Texts):
+
+class GitSource(SourceSettings, Selection, Texts, Referable):
     """Files of a git repository, at a commit."""
 
     kind: Literal["git"]
@@ -178,6 +195,11 @@ class GitSource(SourceSettings, Selection, Texts):
         if separator and ":" in urlsplit(repository).netloc.rpartition("@")[0]:
             raise ValueError("a URL holds no password: params.yaml is published")
         return repository
+
+    def public(self) -> dict[str, Any]:
+        """Return the settings without a folder of this machine."""
+        remote = re.match(r"(https|http|ssh|git)://|[\w.-]+@[\w.-]+:", self.repository)
+        return self.model_dump(mode="json", exclude=set() if remote else {"repository"})
 
 
 Source = Annotated[InstalledSource | FilesSource | HubSource | UrlSource | GitSource, Field(discriminator="kind")]

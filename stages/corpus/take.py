@@ -1,20 +1,25 @@
 """Takes a source into a snapshot: reads it, puts each text through the license gate, writes, counts, digests."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.corpus import files, installed
-from stages.corpus.candidates import Candidate, Reading
-from stages.corpus.documents import Document, ShardWriter, document_id, text_digest
-from stages.corpus.licenses import refusal, stated
-from stages.corpus.sources import Source
-from stages.corpus.tally import Tally
+from stages.corpus import files, installed, references
+from stages.corpus.candidates import Reading
+from stages.corpus.documents import ShardWriter
+from stages.corpus.gate import Record, admit
+from stages.corpus.licenses import stated
+from stages.corpus.sources import FilesSource, InstalledSource, Source
+from stages.corpus.stores import reading
 from stages.errors import UserError
+from stages.files import OUT
 
-# A new kind of source is a settings class in stages.corpus.sources and its reader here.
+DOWNLOADS = OUT / "snapshot.downloads"
+# A new kind of source is a settings class in stages.corpus.sources and its reader here, or its store in
+# stages.corpus.references.
 READERS: dict[str, Callable[[Any], Reading]] = {"files": files.read, "installed": installed.read}
 
 
@@ -33,75 +38,70 @@ class Taken:
     refused: list[dict[str, str]]
 
 
-@dataclass
-class _Record:
-    """What is noted while a source streams by."""
-
-    digest: Any = field(default_factory=hashlib.sha256)
-    admitted: Tally = field(default_factory=Tally)
-    reasons: Tally = field(default_factory=Tally)
-    refused: list[dict[str, str]] = field(default_factory=list)
-
-
 def take(name: str, source: Source, allowed: frozenset[str], shard_bytes: int, folder: Path) -> Taken:
     """Write the admitted documents of a source to `folder` and return what came of it.
+
+    A source by reference has no documents here: its files are listed beside `folder`, in references/<name>.jsonl,
+    as are those of a source that was downloaded. What is downloaded stays until the source is whole.
 
     Raises:
         UserError: The source cannot be read, is empty, or is not the pinned one.
     """
     _check_license(name, source)
-    reading = READERS[source.kind](source)
-    record = _Record()
-    with ShardWriter(folder, name, shard_bytes) as writer:
-        for document in _admit(name, source, reading.candidates, allowed, shard_bytes, record):
-            writer.add(document)
-    digest = record.digest.hexdigest()
-    _check_whole(name, source, record, digest)
+    downloads = DOWNLOADS / name
+    with _named(name):
+        opened = _open(source, downloads)
+        record = Record()
+        with ShardWriter(folder, name, shard_bytes) as writer:
+            for document in admit(name, source, opened.candidates, allowed, shard_bytes, record):
+                writer.add(document)
+    named = opened.references
+    digest = references.digest(named) if _by_reference(source) else record.digest.hexdigest()
+    _check_whole(name, source, not (named or record.admitted.groups() or record.reasons.groups()), digest)
+    if named:
+        references.write(folder.parent / "references" / f"{name}.jsonl", named)
     manifest = {
-        "settings": source.model_dump(mode="json", exclude={"root"}),
-        "versions": reading.versions,
+        "settings": source.public(),
+        "versions": opened.versions,
         "sha256": digest,
         **record.admitted.total(),
         "licenses": record.admitted.by_group(),
         "refused": record.reasons.by_group(),
         "files": writer.files(),
+        **_of_references(opened),
     }
+    shutil.rmtree(downloads, ignore_errors=True)
     return Taken(name, manifest, record.refused)
 
 
-def _admit(
-    name: str,
-    source: Source,
-    candidates: Iterable[Candidate],
-    allowed: frozenset[str],
-    shard_bytes: int,
-    record: _Record,
-) -> Iterator[Document]:
-    for candidate in candidates:
-        sha256 = text_digest(candidate.text)
-        length = _fitting_length(candidate, shard_bytes)
-        terms, origin = candidate.license, candidate.origin
-        record.digest.update(f"{sha256}  {terms.expression}  {origin}\n".encode())
-        if reason := refusal(terms, allowed):
-            record.reasons.add(reason, length)
-            record.refused.append(
-                {"source": name, "origin": origin, "license": terms.expression, "reason": reason, "sha256": sha256}
-            )
-            continue
-        record.admitted.add(terms.expression, length)
-        identity = document_id(name, origin, sha256)
-        yield Document(identity, candidate.text, source.domain, name, origin, terms.expression, sha256)
+def _open(source: Source, downloads: Path) -> Reading:
+    if isinstance(source, InstalledSource) or (isinstance(source, FilesSource) and not source.by_reference):
+        return READERS[source.kind](source)
+    store = references.store(source, downloads)
+    if not _by_reference(source):
+        return reading(store, source)
+    listed = store.listing()
+    return Reading(listed.versions, iter(()), listed.files, listed.skipped)
 
 
-def _fitting_length(candidate: Candidate, shard_bytes: int) -> int:
-    """Return the text's length in UTF-8 bytes, which is at most `shard_bytes`."""
-    length = len(candidate.text.encode())
-    if length > shard_bytes:
-        raise UserError(
-            f"'{candidate.origin}' has {length} bytes, more than snapshot.shard_bytes = {shard_bytes}. "
-            "Raise it, or add the file to the source's `exclude`."
-        )
-    return length
+def _by_reference(source: Source) -> bool:
+    return not isinstance(source, InstalledSource) and source.by_reference
+
+
+def _of_references(opened: Reading) -> dict[str, Any]:
+    """Return what the manifest says of the files that the source names, and of those that it does not read."""
+    sizes = [file.size or 0 for file in opened.references]
+    referred = {"references": {"files": len(sizes), "bytes": sum(sizes)}} if sizes else {}
+    return {**referred, **({"skipped": dict(opened.skipped)} if opened.skipped else {})}
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Let an error say which source it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"Source '{name}': {error}") from error.__cause__
 
 
 def _check_license(name: str, source: Source) -> None:
@@ -112,9 +112,9 @@ def _check_license(name: str, source: Source) -> None:
         )
 
 
-def _check_whole(name: str, source: Source, record: _Record, digest: str) -> None:
+def _check_whole(name: str, source: Source, empty: bool, digest: str) -> None:
     key = f"snapshot.sources.{name}"
-    if not record.admitted.groups() and not record.reasons.groups():
+    if empty:
         raise UserError(f"{key} is empty: nothing matches its `include` and `exclude`. Correct them.")
     if source.sha256 is None and source.kind == "files":
         raise UserError(f"{key} has no sha256, and files are pinned by it. The files as they are now: sha256: {digest}")

@@ -1,0 +1,70 @@
+"""The license gate: a source's texts become documents or refusals, and both are counted and digested."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from stages.corpus.candidates import Candidate
+from stages.corpus.documents import Document, document_id, text_digest
+from stages.corpus.licenses import refusal
+from stages.corpus.sources import Source
+from stages.corpus.tally import Tally
+from stages.errors import UserError
+
+
+@dataclass
+class Record:
+    """What is noted while a source streams by.
+
+    Attributes:
+        digest: SHA-256 over a line for each text.
+        admitted: Documents and bytes by license.
+        reasons: Refused documents and bytes by reason.
+        refused: One row a refused document, in order.
+    """
+
+    digest: Any = field(default_factory=hashlib.sha256)
+    admitted: Tally = field(default_factory=Tally)
+    reasons: Tally = field(default_factory=Tally)
+    refused: list[dict[str, str]] = field(default_factory=list)
+
+
+def admit(
+    name: str,
+    source: Source,
+    candidates: Iterable[Candidate],
+    allowed: frozenset[str],
+    shard_bytes: int,
+    record: Record,
+) -> Iterator[Document]:
+    """Yield the texts that the license gate admits, as documents of source `name`; note all of them in `record`.
+
+    Raises:
+        UserError: A text is longer than `shard_bytes`.
+    """
+    for candidate in candidates:
+        sha256 = text_digest(candidate.text)
+        length = _fitting_length(candidate, shard_bytes)
+        terms, origin = candidate.license, candidate.origin
+        record.digest.update(f"{sha256}  {terms.expression}  {origin}\n".encode())
+        if reason := refusal(terms, allowed):
+            record.reasons.add(reason, length)
+            record.refused.append(
+                {"source": name, "origin": origin, "license": terms.expression, "reason": reason, "sha256": sha256}
+            )
+            continue
+        record.admitted.add(terms.expression, length)
+        identity = document_id(name, origin, sha256)
+        yield Document(identity, candidate.text, source.domain, name, origin, terms.expression, sha256)
+
+
+def _fitting_length(candidate: Candidate, shard_bytes: int) -> int:
+    """Return the text's length in UTF-8 bytes, which is at most `shard_bytes`."""
+    length = len(candidate.text.encode())
+    if length > shard_bytes:
+        raise UserError(
+            f"'{candidate.origin}' has {length} bytes, more than snapshot.shard_bytes = {shard_bytes}. "
+            "Raise it, or add the file to the source's `exclude`."
+        )
+    return length
