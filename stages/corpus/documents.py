@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -109,7 +109,8 @@ class ShardWriter:
             self._parquet = pq.ParquetWriter(
                 self._paths[-1], SCHEMA, compression="zstd", use_dictionary=["domain", "source", "license"]
             )
-        self._parquet.write_table(pa.Table.from_pylist([asdict(document) for document in self._group], SCHEMA))
+        columns = {name: [getattr(document, name) for document in self._group] for name in SCHEMA.names}
+        self._parquet.write_table(pa.table(columns, SCHEMA))
         self._group, self._group_bytes = [], 0
 
     def _close(self) -> None:

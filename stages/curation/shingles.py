@@ -64,6 +64,12 @@ def word_spans(text: str) -> NDArray[np.int64]:
     return np.concatenate(spans)
 
 
+def count_alphanumeric(text: str) -> int:
+    """Return how many characters `str.isalnum` is true of."""
+    kinds, _ = _tables()
+    return int(np.count_nonzero(kinds[_codes(text)])) - text.count("_")
+
+
 def mixed(values: Hashes) -> Hashes:
     """Return SplitMix64's finaliser of each value: a bijection after which every bit depends on every bit."""
     values = values ^ (values >> np.uint64(30))

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.curation import rules
 from tests.stages.curation.world import chain, document
 
 PROSE = "The rivers of the north have long been used to carry timber, and that is how towns grew.\n"
@@ -52,6 +53,8 @@ def test_plain_prose_is_kept(step: str) -> None:
         ("stop_words", "el perro and la luna", "few_stop_words", {"stop_words": 1}),
         ("stop_words", "the dog and the moon", None, {}),
         ("encoded_data", "key = '" + "QUJD" * 26 + "'", "encoded_data", {"longest_run": 104, "encoded": 104 / 112}),
+        ("encoded_data", r"\u00e9" * 20, "encoded_data", {"longest_run": 120, "encoded": 1}),
+        ("encoded_data", "0x01,0x02\u2003" * 20 + "x", "encoded_data", {"longest_run": 200, "encoded": 200 / 201}),
         ("encoded_data", "0x01, 0x02, 0x03", None, {}),
     ],
 )
@@ -66,3 +69,10 @@ def test_a_threshold_separates_kept_from_dropped(
 def test_any_text_is_kept_or_dropped_with_numbers(step: str, text: str) -> None:
     reason, numbers = judged(step, text)
     assert bool(reason) == bool(numbers)
+
+
+@given(st.text(alphabet="aF9+/\n=x\\u, \u2003\u00e9g", max_size=200), st.integers(0, 30))
+def test_encoded_data_is_found_as_by_its_patterns_alone(text: str, repeat: int) -> None:
+    text += text[:20] * repeat
+    found = [match.end() - match.start() for pattern, _, _ in rules._ENCODED for match in pattern.finditer(text)]
+    assert list(rules._encoded_runs(text)) == found

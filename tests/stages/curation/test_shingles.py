@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.curation import shingles as module
-from stages.curation.shingles import shingles, word_hashes
+from stages.curation.shingles import count_alphanumeric, shingles, word_hashes
 from tests.shared import shared
 
 TEXT = st.text(alphabet=st.sampled_from("abAB1_ .,\n'éßΣ\u0301中日ก\U00020000"), max_size=60)
@@ -52,6 +52,11 @@ def test_the_window_does_not_count_where_words_are_shorter(window: int, monkeypa
 
 def test_a_word_without_end_is_hashed_piece_by_piece() -> None:
     assert word_hashes("x" * (2 * module.WINDOW + 1)).size == 3
+
+
+def test_alphanumeric_is_what_python_says_of_every_code_point() -> None:
+    characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    assert count_alphanumeric("".join(characters)) == sum(map(str.isalnum, characters))
 
 
 def pairs() -> Iterator[dict[str, object]]:

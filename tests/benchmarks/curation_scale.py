@@ -1,0 +1,148 @@
+"""Time and memory of curation as the corpus grows: `python -m tests.benchmarks.curation_scale --megabytes 100 1000`.
+
+Makes a snapshot of each size from real text, repeated: the corpus of ../shared/data where it is, else the standard
+library. In each repetition a tenth of the documents has one word in a hundred replaced, which makes near-duplicates,
+and the others every second word, by words of other documents. Then curates it, in one process that does nothing else,
+and prints its time, its peak memory and what was dropped. Snapshots stay in --folder for the next call.
+"""
+
+import argparse
+import json
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.corpus.documents import Document, ShardWriter, document_id, text_digest
+from stages.curation import trail
+from stages.curation.chain import Chain
+from stages.curation.curator import curate
+from stages.curation.engine import Local, started
+from stages.curation.minhash import Deduplication, MinHash
+from stages.curation.parts import Part
+from stages.curation.split import Split
+from stages.files import read_json, sha256_file, write_json
+from stages.settings import read_yaml
+from tests.shared import shared
+
+DOCUMENT_CHARACTERS = 20_000
+NEAR = 0.1
+REPLACED_IN_NEAR, REPLACED_IN_OTHERS = 0.01, 0.5
+DOMAIN = "prose"
+
+
+def texts() -> list[str]:
+    """Return real texts of at most `DOCUMENT_CHARACTERS` characters; longer files are cut between lines."""
+    try:
+        root = shared("corpus")
+    except BaseException:  # pytest's way to say that it is not there
+        root = Path(sysconfig.get_path("stdlib"))
+    found = []
+    for path in sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size < 1 << 21):
+        try:
+            found += list(_pieces(path.read_text(encoding="utf-8")))
+        except UnicodeDecodeError:
+            continue
+    return found
+
+
+def _pieces(text: str) -> Iterator[str]:
+    lines: list[str] = []
+    length = 0
+    for line in text.splitlines(keepends=True):
+        lines.append(line)
+        length += len(line)
+        if length >= DOCUMENT_CHARACTERS:
+            yield "".join(lines)
+            lines, length = [], 0
+    yield "".join(lines)
+
+
+def perturbed(text: str, words: list[str], fraction: float, chance: random.Random) -> str:
+    """Return the text with a fraction of its words replaced by random ones."""
+    found = text.split(" ")
+    for at in range(len(found)):
+        if chance.random() < fraction:
+            found[at] = words[int(chance.random() * len(words))]
+    return " ".join(found)
+
+
+def make(megabytes: int, folder: Path) -> None:
+    """Write the snapshot."""
+    real, chance = texts(), random.Random(0)
+    words = sorted({word for text in real[::50] for word in text.split()})
+    left, repetition = megabytes * 10**6, 0
+    with ShardWriter(folder, DOMAIN) as writer:
+        while left > 0:
+            for number, text in enumerate(real):
+                near = chance.random() < NEAR
+                fraction = REPLACED_IN_NEAR if near else REPLACED_IN_OTHERS
+                changed = perturbed(text, words, fraction if repetition else 0, chance)
+                writer.add(_document(changed, f"{repetition:05d}/{number:07d}"))
+                left -= len(changed.encode())
+                if left <= 0:
+                    break
+            repetition += 1
+
+
+def _document(text: str, origin: str) -> Document:
+    sha256 = text_digest(text)
+    return Document(document_id(DOMAIN, origin, sha256), text, DOMAIN, DOMAIN, origin, "CC0-1.0", sha256)
+
+
+def measure(snapshot: Path, out: Path, workers: int) -> None:
+    """Curate a snapshot by the chain of params.yaml, and write what it took."""
+    chain = Chain.model_validate_json(json.dumps(read_yaml(Path("params.yaml"))["curate"]["chains"][DOMAIN]))
+    duplicates = Deduplication(near=MinHash(ngram=5, bands=14, rows=8, min_agreement=0.7, seed=0), survivor="first")
+    parts = [Part(path, sha256_file(path), DOMAIN, chain) for path in sorted(snapshot.glob("*.parquet"))]
+    begin, cpu = time.perf_counter(), time.process_time()
+    with started(Local(kind="local", workers=workers)) as pool:
+        curate(parts, duplicates, Split(validation=0.02, test=0.05, seed=0), pool, out / "scratch", out / "curated")
+    funnel = trail.funnel(sorted((out / "curated" / "trail").iterdir()))
+    reasons: Counter[str] = Counter()
+    for row in funnel:
+        reasons[row["reason"] or "kept"] += row["documents"]
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    taken = {
+        "megabytes": sum(row["bytes"] for row in funnel) / 1e6,
+        "seconds": time.perf_counter() - begin,
+        "cpu_seconds": time.process_time() - cpu,
+        "peak_megabytes": max(peaks) / 1024,
+        "documents": dict(sorted(reasons.items())),
+    }
+    write_json(out / "taken.json", taken)
+
+
+def main() -> None:
+    """Measure each size in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.measure:
+        measure(chosen.measure, chosen.folder, chosen.workers)
+        return
+    print("      MB   MB/s  MB/s of CPU  peak MB  documents")
+    for megabytes in chosen.megabytes:
+        snapshot, out = chosen.folder / f"snapshot-{megabytes}", chosen.folder / "out"
+        if not snapshot.exists():
+            make(megabytes, snapshot)
+        shutil.rmtree(out, ignore_errors=True)
+        again = [sys.executable, "-m", "tests.benchmarks.curation_scale", "--measure", str(snapshot)]
+        subprocess.run([*again, "--folder", str(out), "--workers", str(chosen.workers)], check=True)
+        taken = read_json(out / "taken.json")
+        rates = [taken["megabytes"] / taken[clock] for clock in ("seconds", "cpu_seconds")]
+        print(f"{taken['megabytes']:8.0f}{rates[0]:7.1f}{rates[1]:13.1f}{taken['peak_megabytes']:9.0f}  ", end="")
+        print(", ".join(f"{reason} {count:,}" for reason, count in taken["documents"].items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
