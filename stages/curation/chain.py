@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import Field
 
-from stages.curation import boilerplate, contamination, pii, rules, unicode
+from stages.curation import blocklist, boilerplate, contamination, pii, rules, unicode
 from stages.curation.step import Step, Verdict
 from stages.settings import Settings
 
@@ -24,6 +24,7 @@ AnyStep = Annotated[
     | rules.WordLength
     | rules.StopWords
     | rules.EncodedData
+    | blocklist.Blocklist
     | boilerplate.Boilerplate
     | contamination.Contamination
     | pii.Pii
