@@ -17,11 +17,19 @@ class Candidate:
         text: The text; it encodes as UTF-8.
         origin: Where it is in the source, unique there and the same on every machine.
         license: What is known of its license.
+        url: The address that it was found at, if the source says one.
+        author: Who wrote it, if the source says so.
+        encoding: The encoding of the bytes that it was read from.
+        problem: Why there is no text, in snake case; the gate refuses it for this.
     """
 
     text: str
     origin: str
     license: License
+    url: str = ""
+    author: str = ""
+    encoding: str = "utf-8"
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from stages.corpus.candidates import Candidate
 from stages.corpus.documents import Document, document_id, text_digest
+from stages.corpus.license_map import flags
 from stages.corpus.licenses import refusal
 from stages.corpus.sources import Source
 from stages.corpus.tally import Tally
@@ -21,12 +22,16 @@ class Record:
         digest: SHA-256 over a line for each text.
         admitted: Documents and bytes by license.
         reasons: Refused documents and bytes by reason.
+        encodings: Texts and bytes by the encoding that they were read from.
+        flags: Admitted documents and bytes by what their licenses ask, as in stages.corpus.license_map.
         refused: One row a refused document, in order.
     """
 
     digest: Any = field(default_factory=hashlib.sha256)
     admitted: Tally = field(default_factory=Tally)
     reasons: Tally = field(default_factory=Tally)
+    encodings: Tally = field(default_factory=Tally)
+    flags: Tally = field(default_factory=Tally)
     refused: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -48,13 +53,16 @@ def admit(
         length = _fitting_length(candidate, shard_bytes)
         terms, origin = candidate.license, candidate.origin
         record.digest.update(f"{sha256}  {terms.expression}  {origin}\n".encode())
-        if reason := refusal(terms, allowed):
+        if reason := candidate.problem or refusal(terms, allowed):
             record.reasons.add(reason, length)
             record.refused.append(
                 {"source": name, "origin": origin, "license": terms.expression, "reason": reason, "sha256": sha256}
             )
             continue
         record.admitted.add(terms.expression, length)
+        record.encodings.add(candidate.encoding, length)
+        for flag in flags(terms.expression):
+            record.flags.add(flag, length)
         identity = document_id(name, origin, sha256)
         yield Document(identity, candidate.text, source.domain, name, origin, terms.expression, sha256)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from release.retry import UnclearError, until_clear
 from stages.corpus.candidates import Reference, select
-from stages.corpus.files import check_formats
 from stages.corpus.sources import GitSource
 from stages.corpus.stores import COMMIT, Listing, Store
 from stages.errors import UserError
+from stages.formats import formats
 
 LINK, SUBMODULE = "120000", "160000"
 _SKIPPED = {LINK: "a symbolic link is not followed", SUBMODULE: "a submodule is another repository: give it a source"}
@@ -53,7 +53,7 @@ class GitStore(Store):
         selected = select(entries, self._source.include, self._source.exclude)
         modes = {path: entries[path][0] for path in selected}
         files = [path for path in selected if modes[path] not in _SKIPPED]
-        check_formats(files, self.where)
+        formats.check(files, self.where)
         return Listing(
             {"commit": commit},
             tuple(entries[path][1] for path in files),
@@ -96,10 +96,7 @@ class GitStore(Store):
         commits = [line.split("\t")[0] for line in listed.decode().splitlines()]
         if not commits:
             return f"commit = '{name}' is no commit, branch or tag of {self.where}. Give the 40 hex digits of a commit."
-        return (
-            f"commit = '{name}' is a branch or tag of {self.where}, and may move. It points to {commits[-1]} now: "
-            "give that."
-        )
+        return f"commit = '{name}' is a branch or tag of {self.where}, and may move. It points to {commits[-1]} now: give that."
 
     def _has(self, commit: str) -> bool:
         if not self._git_folder.is_dir():

@@ -12,19 +12,19 @@ from typing import Any, TypeVar
 
 from fsspec.utils import glob_translate  # type: ignore[import-untyped]  # it ships no types
 from huggingface_hub import HfApi, constants
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.hf_api import RepoFile, RepoFolder
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from release import hub_client
-from release.retry import until_clear
+from release.retry import UnclearError, until_clear
 from stages.corpus.candidates import Reference, select
-from stages.corpus.files import check_formats
 from stages.corpus.sources import HubSource
 from stages.corpus.stores import COMMIT, Listing, Store, fetched
 from stages.errors import UserError
+from stages.formats import formats
 
 README = "README.md"
 TIMEOUT_SECONDS = 60
@@ -48,31 +48,29 @@ class HubStore(Store):
             raise UserError(self._unpinned())
         stored = {file.path: file for file in self._tree()}
         selected = select(self._declared(stored), self._source.include, self._source.exclude)
-        check_formats(selected, self.where)
+        formats.check(selected, self.where)
         return Listing({self._source.dataset: self._source.revision}, tuple(stored[path] for path in selected), {})
 
     def fetch(self, file: Reference) -> Path:
         """Download the file, unless it is here."""
-        return Path(
-            self._ask(
-                lambda: self._api.hf_hub_download(
-                    self._source.dataset,
-                    file.path,
-                    repo_type="dataset",
-                    revision=self._source.revision,
-                    local_dir=self._folder,
-                )
+        source = self._source
+
+        def download() -> str:
+            return self._api.hf_hub_download(
+                source.dataset, file.path, repo_type="dataset", revision=source.revision, local_dir=self._folder
             )
-        )
+
+        return Path(self._ask(f"'{file.path}' of {self.where}", download))
 
     def _tree(self) -> Iterator[Reference]:
         source = self._source
-        entries = self._ask(
-            lambda: list(
+
+        def tree() -> list[RepoFile | RepoFolder]:
+            return list(
                 self._api.list_repo_tree(source.dataset, recursive=True, revision=source.revision, repo_type="dataset")
             )
-        )
-        for entry in entries:
+
+        for entry in self._ask(self.where, tree):
             if isinstance(entry, RepoFile) and _stays_inside(entry.path):
                 yield _reference(entry, source.revision)
 
@@ -113,15 +111,21 @@ class HubStore(Store):
         name, dataset = self._source.revision, self._source.dataset
         if constants.is_offline_mode():
             return f"revision = '{name}' is no commit, and HF_HUB_OFFLINE is set: the Hub cannot be asked what it is."
-        commit = self._ask(lambda: self._api.dataset_info(dataset, revision=name)).sha
+        commit = self._ask(self.where, lambda: self._api.dataset_info(dataset, revision=name)).sha
         return (
-            f"revision = '{name}' is a branch or tag of data set '{dataset}', and may move. It points to {commit} now: "
-            "give that."
+            f"revision = '{name}' of data set '{dataset}' is not a commit's 40 hex digits, and a branch or tag may move. "
+            f"It points to {commit} now: give that."
         )
 
-    def _ask(self, call: Callable[[], T]) -> T:
-        remedy = f"Check the name and commit of {self.where}, and whether HF_TOKEN may read it."
-        return until_clear(lambda: hub_client.answer(call, remedy, "If this is about Xet, set HF_HUB_DISABLE_XET=1"))
+    def _ask(self, what: str, call: Callable[[], T]) -> T:
+        def attempt() -> T:
+            try:
+                return hub_client.answer(call, remedy, "If this is about Xet, set HF_HUB_DISABLE_XET=1")
+            except UnclearError as error:
+                raise UnclearError(f"{what}: {error}", error.wait) from error
+
+        remedy = f"This was about {what}: check its name and commit, and whether HF_TOKEN may read it."
+        return until_clear(attempt)
 
 
 def _reference(entry: RepoFile, revision: str) -> Reference:

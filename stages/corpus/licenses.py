@@ -5,6 +5,7 @@ claims that each leave a set of SPDX identifiers possible; only where all claims
 there a license. Nothing is guessed: what stays open is refused with a named reason.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache, reduce
@@ -20,9 +21,11 @@ UNRECOGNIZED = "license_unrecognized"
 AMBIGUOUS = "license_ambiguous"
 CONTRADICTORY = "license_contradictory"
 
-_SPDX = get_spdx_licensing()
+SPDX = get_spdx_licensing()
 _APACHE = frozenset({"Apache-1.0", "Apache-1.1", "Apache-2.0"})
 _BSD = frozenset({"0BSD", "BSD-1-Clause", "BSD-2-Clause", "BSD-3-Clause", "BSD-3-Clause-Clear", "BSD-4-Clause"})
+
+_REFERENCE = re.compile(r"LicenseRef-[A-Za-z0-9.-]+")  # SPDX 2.3, clause 10.1
 
 Claim = tuple[str, frozenset[str] | None]  # the words found, and the identifiers they leave possible, if they are known
 
@@ -74,7 +77,7 @@ def stated(expression: str | None) -> License:
     if not expression or not expression.strip():
         return License("", MISSING)
     try:
-        return License(_parse(expression).render())
+        return License(parsed(expression).render())
     except ExpressionError:
         return License(expression, UNRECOGNIZED)
 
@@ -105,7 +108,7 @@ def allow_list(expressions: Iterable[str]) -> frozenset[str]:
     allowed = set()
     for entry in expressions:
         terms = stated(entry)
-        if terms.problem or isinstance(_parse(entry), _SPDX.AND | _SPDX.OR):
+        if terms.problem or isinstance(parsed(entry), SPDX.AND | SPDX.OR):
             raise UserError(
                 f"snapshot.licenses.allow has '{entry}', which is not one SPDX license. "
                 "Take the identifier from https://spdx.org/licenses."
@@ -122,20 +125,29 @@ def refusal(terms: License, allowed: frozenset[str]) -> str | None:
     """
     if terms.problem:
         return terms.problem
-    return None if _admits(_parse(terms.expression), allowed) else NOT_ALLOWED
+    return None if _admits(parsed(terms.expression), allowed) else NOT_ALLOWED
 
 
 def _admits(expression: Renderable, allowed: frozenset[str]) -> bool:
-    if isinstance(expression, _SPDX.AND):
+    if isinstance(expression, SPDX.AND):
         return all(_admits(part, allowed) for part in expression.args)
-    if isinstance(expression, _SPDX.OR):
+    if isinstance(expression, SPDX.OR):
         return any(_admits(part, allowed) for part in expression.args)
     return expression.render() in allowed
 
 
 @lru_cache(maxsize=1024)
-def _parse(expression: str) -> Renderable:
-    return _SPDX.parse(expression, validate=True, strict=True)
+def parsed(expression: str) -> Renderable:
+    """Return an SPDX expression as a tree; `LicenseRef-…` names a license that is not on SPDX's list.
+
+    Raises:
+        ExpressionError: It is no SPDX expression.
+    """
+    tree = SPDX.parse(expression, strict=True)
+    unknown = [key for key in SPDX.unknown_license_keys(tree) if not _REFERENCE.fullmatch(key)]
+    if unknown:
+        raise ExpressionError(f"Unknown license key(s): {', '.join(unknown)}")
+    return tree
 
 
 def _classifier_claims(metadata: PackageMetadata) -> list[Claim]:
@@ -149,7 +161,7 @@ def _classifier_claims(metadata: PackageMetadata) -> list[Claim]:
 
 def _confirmed(terms: License, claims: list[Claim]) -> License:
     """Return `terms` unless a classifier excludes every identifier that its expression names."""
-    named = set(_SPDX.license_keys(terms.expression))
+    named = set(SPDX.license_keys(terms.expression))
     for classifier, claim in claims:
         if claim is not None and not named & claim:
             return License(f"{terms.expression}; {classifier}", CONTRADICTORY)

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stages.corpus import files
+from stages.corpus import texts
 from stages.corpus.candidates import Reference
 from stages.corpus.documents import Document
 from stages.corpus.folders import FolderStore
@@ -79,5 +79,5 @@ def documents(
     with store(source, folder) as opened:
         for file in listed:
             path = fetched(opened, file)
-            yield from admit(name, source, files.of_file(source, path, file.path), allowed, shard_bytes, record)
+            yield from admit(name, source, texts.of_file(source, path, file.path), allowed, shard_bytes, record)
             opened.forget(path)

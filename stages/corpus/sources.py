@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from stages.formats.settings import FormatSettings
 from stages.settings import Settings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$")]
@@ -42,9 +43,24 @@ class Texts(Settings):
     license: str | None = None
     """SPDX expression of every document."""
     license_column: str | None = None
-    """The column of .jsonl and .parquet that holds each document's SPDX expression."""
+    """The column that holds each document's license, as an SPDX expression or in words that stages.corpus.license_map
+    knows."""
+    license_revision: str | None = None
+    """The upstream revision that the license was read at; where the source is pinned to a commit, the same one. A text
+    that was given another license later, or earlier, is judged by the license at its pin."""
+    license_basis: Literal["text", "repository"] = "text"
+    """What says so: the texts, or the page that carries them; or only a license file of the repository, which may be
+    meant for its code."""
+    license_note: str = ""
+    """What a reader should know of the license, such as that it was changed after this revision."""
     text_column: str = "text"
     """The column of .jsonl and .parquet that holds the text."""
+    url_column: str | None = None
+    """The column that holds the address a text was found at; WARC has its own."""
+    author_column: str | None = None
+    """The column that holds who wrote a text."""
+    formats: FormatSettings = Field(default_factory=FormatSettings)
+    """How files become texts."""
 
     @model_validator(mode="after")
     def _one_license(self) -> Self:
@@ -97,7 +113,7 @@ class InstalledSource(SourceSettings, Selection):
 
 
 class FilesSource(SourceSettings, Selection, Texts, Referable):
-    """Files below a folder: .txt, .md, .rst, .jsonl, .jsonl.gz, .jsonl.zst or .parquet."""
+    """Files below a folder, in the formats of stages.formats."""
 
     kind: Literal["files"]
     """Picks this class."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from stages.corpus import files
+from stages.corpus import texts
 from stages.corpus.candidates import Candidate, Reading, Reference
 from stages.corpus.sources import Texts
 from stages.errors import UserError
@@ -82,7 +82,7 @@ def reading(store: Store, source: Texts) -> Reading:
 def _candidates(store: Store, source: Texts, listed: Iterable[Reference]) -> Iterator[Candidate]:
     with store:
         for file in listed:
-            yield from files.of_file(source, fetched(store, file), file.path)
+            yield from texts.of_file(source, fetched(store, file), file.path)
 
 
 def fetched(store: Store, file: Reference) -> Path:

@@ -66,6 +66,8 @@ def take(name: str, source: Source, allowed: frozenset[str], shard_bytes: int, f
         "sha256": digest,
         **record.admitted.total(),
         "licenses": record.admitted.by_group(),
+        "license_flags": record.flags.by_group(),
+        "encodings": record.encodings.by_group(),
         "refused": record.reasons.by_group(),
         "files": writer.files(),
         **_of_references(opened),

@@ -17,10 +17,10 @@ from fsspec.implementations.http import HTTPStreamFile  # type: ignore[import-un
 
 from release.retry import UnclearError, until_clear
 from stages.corpus.candidates import Reference
-from stages.corpus.files import check_formats
 from stages.corpus.sources import UrlSource
 from stages.corpus.stores import Listing, Store
 from stages.errors import UserError
+from stages.formats import formats
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 _BLOCK = 1 << 20
@@ -41,7 +41,7 @@ class UrlStore(Store):
 
     def listing(self) -> Listing:
         """Return the files with the sizes and ETags that their servers say."""
-        check_formats(self._source.files, self.where)
+        formats.check(self._source.files, self.where)
         return Listing({}, tuple(self._listed(name) for name in sorted(self._source.files)), {})
 
     def fetch(self, file: Reference) -> Path:

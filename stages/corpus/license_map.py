@@ -1,0 +1,147 @@
+"""What the words of a license column mean in SPDX's terms, and what a license asks of who shares the text.
+
+Three ways, in this order: the words are an SPDX expression; they name or link a Creative Commons license with its
+version; or they are in license_names.tsv. Nothing else is taken for a license: it is refused with its words.
+"""
+
+import re
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from license_expression import Renderable, get_license_index
+
+from stages.corpus.licenses import SPDX, UNRECOGNIZED, License, parsed, stated
+from stages.errors import UserError
+
+FLAGS = ("copyleft", "share_alike", "non_commercial", "no_derivatives")
+
+_FOLDER = Path(__file__).parent
+_LINK = re.compile(r"https?://\S+")
+_CC_LINK = re.compile(r"creativecommons\.org/(?:licenses|publicdomain)/([a-z0-9+-]+)/(\d\.\d)(?:/([a-z]{2,3}))?(?=/|$)")
+_CC_WORDS = re.compile(r"(?:cc|creative commons)[ -](by(?:[ -](?:nc|nd|sa))*)[ -]v?(\d\.\d)(?:[ -]([a-z]{2,3}))?")
+_CC_NAMES = (  # the parts of a long name, as in "Attribution-NonCommercial-ShareAlike 4.0 International"
+    (re.compile(r"attribution"), "by"),
+    (re.compile(r"non[ -]?commercial"), "nc"),
+    (re.compile(r"no[ -]?deriv(?:ative)?s?"), "nd"),
+    (re.compile(r"share[ -]?alike"), "sa"),
+)
+_CC_LONG = re.compile(r"(?:creative commons )?(attribution[a-z -]*?)[ -]?v?(\d\.\d)(?: (?:international|unported))?")
+_CC_FILLER = frozenset(  # what may stand around a link beside the name of its license
+    {"cc", "creative", "commons", "license", "licence", "public", "domain", "zero", "mark", "dedication", "version"}
+    | {"universal", "international", "unported", "by", "nc", "nd", "sa", "1.0", "2.0", "2.5", "3.0", "4.0"}
+)
+_CC_DOMAIN = {"zero": "CC0", "mark": "CC-PDM"}
+_COPYLEFT = frozenset({"Copyleft", "Copyleft Limited"})
+
+
+def of_column(value: object, where: str) -> License:
+    """Return the license that a cell of a license column states.
+
+    Raises:
+        UserError: The cell holds no text; the message says `where` it is.
+    """
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{where}: {value!r:.80} is not the name of a license. Correct the column, or name another.")
+    return of_words(value or "")
+
+
+@lru_cache(maxsize=4096)
+def of_words(words: str) -> License:
+    """Return the license that free text names: one, or several divided by ` AND ` and ` OR ` as in SPDX."""
+    terms = stated(words)
+    if not terms.problem or not words.strip():
+        return terms
+    names = " ".join(words.lower().split()).strip("\"'. ")
+    found = _linked(names) or _creative_commons(names) or _names().get(_LINK.sub("", names).strip(" -"))
+    return stated(found) if found and not stated(found).problem else License(words, UNRECOGNIZED)
+
+
+def flags(expression: str) -> tuple[str, ...]:
+    """Return what an SPDX expression asks or forbids, of `FLAGS`: by AND all parts' flags, by OR those that all have.
+
+    An OR leaves the choice to who takes the text, so only what every choice has is asked.
+    """
+    found = _flags(parsed(expression))
+    return tuple(flag for flag in FLAGS if flag in found)
+
+
+def _flags(expression: Renderable) -> frozenset[str]:
+    if isinstance(expression, SPDX.AND):
+        return frozenset().union(*map(_flags, expression.args))
+    if isinstance(expression, SPDX.OR):
+        return frozenset.intersection(*map(_flags, expression.args))
+    return _of_license(expression.render())
+
+
+def _of_license(rendered: str) -> frozenset[str]:
+    identifier = rendered.split(" WITH ")[0]
+    found = set(_table().get(identifier, ()))
+    if _categories().get(identifier) in _COPYLEFT:
+        found.add("copyleft")
+    if identifier.startswith("CC-BY"):
+        parts = identifier.split("-")
+        named = (("SA", "share_alike"), ("NC", "non_commercial"), ("ND", "no_derivatives"))
+        found.update(flag for part, flag in named if part in parts)
+    return frozenset(found)
+
+
+def _linked(names: str) -> str | None:
+    """Return the license of the one link, if the words around it are no more than its name, and the same."""
+    links = [found for link in _LINK.findall(names) if (found := _CC_LINK.search(link.rstrip(".,;)")))]
+    if len(links) != 1:
+        return None
+    (link,), around = links, _LINK.sub("", names)
+    parts = _parts(around)
+    if parts and parts != link[1].split("-"):
+        return None
+    for pattern, _ in _CC_NAMES:
+        around = pattern.sub("", around)
+    if not _CC_FILLER.issuperset(re.findall(r"[^\s(),/-]+", around)):
+        return None
+    return _identifier(*link.groups())
+
+
+def _parts(name: str) -> list[str]:
+    return [part for pattern, part in _CC_NAMES if pattern.search(name)]
+
+
+def _creative_commons(names: str) -> str | None:
+    if found := _CC_WORDS.fullmatch(names):
+        return _identifier(*found.groups())
+    if found := _CC_LONG.fullmatch(names):
+        return _identifier("-".join(_parts(found[1])), found[2], None)
+    return None
+
+
+def _identifier(code: str, version: str, port: str | None) -> str:
+    if code in _CC_DOMAIN:
+        return f"{_CC_DOMAIN[code]}-{version}"
+    country = f"-{port}" if port else ""
+    return f"CC-{code.replace(' ', '-')}-{version}{country}".upper()
+
+
+@cache
+def _names() -> dict[str, str]:
+    return {row[0]: row[1] for row in _rows("license_names.tsv")}
+
+
+@cache
+def _table() -> dict[str, list[str]]:
+    return {identifier: named.split(",") for identifier, named, _ in _rows("license_flags.tsv")}
+
+
+@cache
+def _categories() -> dict[str, str]:
+    index: list[dict[str, Any]] = get_license_index()
+    return {
+        identifier: entry["category"]
+        for entry in index
+        for identifier in (entry.get("spdx_license_key"), *entry.get("other_spdx_license_keys", ()))
+        if identifier
+    }
+
+
+def _rows(name: str) -> list[list[str]]:
+    lines = (_FOLDER / name).read_text(encoding="utf-8").splitlines()
+    return [line.split("\t") for line in lines if line and not line.startswith("#")]

@@ -1,0 +1,30 @@
+"""What tables have in common: a row's cells, and what becomes of one that holds no text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stages.errors import UserError
+from stages.formats.row import Options, Row, check_length, problem_of
+
+
+def row_of(cells: Mapping[str, Any], name: str, number: int, options: Options) -> Row:
+    """Return a row of a table; `number` counts from 1.
+
+    Raises:
+        UserError: It lacks the column, is too long, or holds no text and `bad_rows` is `stop`.
+    """
+    place = f":{number}"
+    column = options.text_column
+    if column not in cells:
+        raise UserError(f"'{name}{place}' has no column '{column}'; it has {', '.join(map(repr, cells))}.")
+    text = cells[column]
+    others = {key: value for key, value in cells.items() if key != column}
+    if problem := problem_of(text):
+        if options.settings.bad_rows == "stop":
+            raise UserError(
+                f"'{name}{place}': column '{column}' holds {text!r:.80}: {problem.replace('_', ' ')}. Correct the row, "
+                "or set the source's `formats.bad_rows` to refuse."
+            )
+        return Row(place, "", "utf-8", others, problem)
+    check_length(len(text), name + place, options)
+    return Row(place, text, "utf-8", others)
