@@ -29,7 +29,8 @@ Survivor = Literal["first", "longest"]
 
 SLICE_KEYS = 1 << 20
 PAIRS = 1 << 14
-EXACT_DUPLICATE, NEAR_DUPLICATE = "exact_duplicate", "near_duplicate"
+REASONS = ("", "exact_duplicate", "near_duplicate")
+KEPT, EXACT_DUPLICATE, NEAR_DUPLICATE = range(len(REASONS))
 
 
 def write_index(folder: Path, name: str, rows: Numbers, keys: Hashes, proof: NDArray[Any]) -> None:
@@ -125,14 +126,14 @@ class Clusters:
 
     Attributes:
         numbers: The documents, ascending, [c].
-        digest: The smallest text digest of each one's cluster, in hex: the cluster's name, [c].
-        reason: Why each is dropped; empty for a survivor, [c].
+        digest: The smallest text digest of each one's cluster, by `digest_words`: the cluster's name, [c, 4].
+        reason: Why each is dropped, as a position in `REASONS`; 0 for a survivor, [c].
         agreement: With the survivor's signature, an estimate of the Jaccard similarity; 1 if the text is equal, [c].
     """
 
     numbers: Numbers
-    digest: NDArray[np.str_]
-    reason: NDArray[np.str_]
+    digest: Hashes
+    reason: NDArray[np.uint8]
     agreement: NDArray[np.float64]
 
     def of(self, first: int, end: int) -> "Clusters":
@@ -143,7 +144,7 @@ class Clusters:
     def fingerprint(self) -> str:
         """Return a digest of it all."""
         arrays = (self.numbers, self.digest, self.reason, self.agreement)
-        return hashlib.sha256(repr([array.tolist() for array in arrays]).encode()).hexdigest()
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
 def decide(edges: Numbers, exact: Index, near: Index | None, lengths: Index, survivor: Survivor) -> Clusters:
@@ -157,22 +158,23 @@ def decide(edges: Numbers, exact: Index, near: Index | None, lengths: Index, sur
         survivor: `first` in the order of parts and documents, or `longest`, of which the first.
     """
     roots = np.unique(edges[:, 0])
-    numbers = np.concatenate([roots, edges[:, 1]])
-    component = np.concatenate([roots, edges[:, 0]])
+    numbers, component = np.concatenate([roots, edges[:, 1]]), np.concatenate([roots, edges[:, 0]])
     order = np.argsort(numbers)
     numbers, component = numbers[order], component[order]
     digest = exact.proof(numbers)
-    length = lengths.proof(numbers)[:, 0] if survivor == "longest" else np.zeros(numbers.size)
-    preferred = np.lexsort([numbers, -length.astype(np.int64), component])
+    length = lengths.proof(numbers)[:, 0] if survivor == "longest" else np.zeros(numbers.size, np.int64)
+    preferred = np.lexsort([numbers, -length, component])
     best = _first_of_each(component, preferred)
     smallest = _first_of_each(component, np.lexsort([*digest.T[::-1], component]))
     texts = np.unique(digest, axis=0, return_inverse=True)[1].reshape(-1)
-    equal = _first_of_each(texts, preferred) != np.arange(numbers.size)
-    kept = best == np.arange(numbers.size)
-    reason = np.where(kept, "", np.where(equal, EXACT_DUPLICATE, NEAR_DUPLICATE))
-    agreement = near.agreement(numbers[best], numbers) if near is not None else np.ones(numbers.size)
-    agreement[texts == texts[best]] = 1.0
-    return Clusters(numbers, _hex(digest[smallest]), reason, agreement)
+    position = np.arange(numbers.size)
+    reason = np.where(_first_of_each(texts, preferred) == position, NEAR_DUPLICATE, EXACT_DUPLICATE).astype(np.uint8)
+    reason[best == position] = KEPT
+    agreement = np.ones(numbers.size)
+    if near is not None:
+        unequal = texts != texts[best]
+        agreement[unequal] = near.agreement(numbers[best[unequal]], numbers[unequal])
+    return Clusters(numbers, digest[smallest], reason, agreement)
 
 
 def digest_words(sha256: Sequence[str]) -> Hashes:
@@ -180,8 +182,9 @@ def digest_words(sha256: Sequence[str]) -> Hashes:
     return np.frombuffer(bytes.fromhex("".join(sha256)), ">u8").reshape(-1, 4).astype(np.uint64)
 
 
-def _hex(digests: Hashes) -> NDArray[np.str_]:
-    return np.array([row.tobytes().hex() for row in digests.astype(">u8")], "U64")
+def digest_text(words: Sequence[int]) -> str:
+    """Return the hex digest of its numbers."""
+    return "".join(f"{word:016x}" for word in words)
 
 
 def _position(keys: Hashes, bound: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from stages.corpus.documents import Document, ShardWriter, batches, read, size
 from stages.curation import trail
 from stages.curation.chain import Chain, Event
-from stages.curation.duplicates import Clusters, Index, digest_words, join, write_index
+from stages.curation.duplicates import REASONS, Clusters, Index, digest_text, digest_words, join, write_index
 from stages.curation.minhash import NO_WORDS, MinHash, band_keys, signature
 from stages.curation.split import SPLITS, Split, SplitName
 
@@ -121,7 +121,7 @@ class _Fate(NamedTuple):
 def _fates(clusters: Clusters) -> dict[int, _Fate]:
     columns = (clusters.numbers, clusters.digest, clusters.reason, clusters.agreement)
     rows = zip(*(column.tolist() for column in columns), strict=True)
-    return {number: _Fate(*fate) for number, *fate in rows}
+    return {number: _Fate(digest_text(words), REASONS[reason], agreement) for number, words, reason, agreement in rows}
 
 
 class _Marks:

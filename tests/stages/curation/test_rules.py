@@ -74,5 +74,5 @@ def test_any_text_is_kept_or_dropped_with_numbers(step: str, text: str) -> None:
 @given(st.text(alphabet="aF9+/\n=x\\u, \u2003\u00e9g", max_size=200), st.integers(0, 30))
 def test_encoded_data_is_found_as_by_its_patterns_alone(text: str, repeat: int) -> None:
     text += text[:20] * repeat
-    found = [match.end() - match.start() for pattern, _, _ in rules._ENCODED for match in pattern.finditer(text)]
+    found = [match.end() - match.start() for pattern, *_ in rules._ENCODED for match in pattern.finditer(text)]
     assert list(rules._encoded_runs(text)) == found
