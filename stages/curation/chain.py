@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import Field
 
-from stages.curation import blocklist, boilerplate, contamination, pii, rules, unicode
+from stages.curation import blocklist, boilerplate, contamination, pii, rules, toxicity, unicode
 from stages.curation.step import Step, Verdict
 from stages.settings import Settings
 
@@ -28,6 +28,7 @@ AnyStep = Annotated[
     | boilerplate.Boilerplate
     | contamination.Contamination
     | pii.Pii
+    | toxicity.Toxicity
     | unicode.Unicode,
     Field(discriminator="step"),
 ]
