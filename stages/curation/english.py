@@ -6,6 +6,7 @@ which of them can match is told by the last character. Checked against spaCy on 
 """
 
 import re
+from itertools import pairwise
 from typing import Any
 
 import spacy
@@ -38,23 +39,23 @@ class English:
         self._suffix_lengths: dict[str, int] = {}
         self._full_stops: dict[str, int] = {}
         self._special: dict[str, list[str]] = {}
-        self._phrases: dict[str, list[list[str]]] = {}
+        self._phrases: dict[tuple[str, str], list[list[str]]] = {}
         for special in tokenizer.rules:
             if len(phrase := self._split(special)) > 1:
-                self._phrases.setdefault(phrase[0], []).append(phrase)
+                self._phrases.setdefault((phrase[0], phrase[1]), []).append(phrase)
         self._special = {special: [token.text for token in tokenizer(special)] for special in tokenizer.rules}
 
     def __call__(self, chunk: str) -> list[str]:
         """Return the words of a string that has no whitespace."""
         words = self._special.get(chunk) or self._split(chunk)
-        return words if self._phrases.keys().isdisjoint(words) else self._join(words)
+        return words if self._phrases.keys().isdisjoint(pairwise(words)) else self._join(words)
 
     def _join(self, words: list[str]) -> list[str]:
         """Put special cases, such as `:)`, together again; where two overlap, the longer, then the first, is it."""
         found = [
             (-len(phrase), start)
-            for start, word in enumerate(words)
-            for phrase in self._phrases.get(word, ())
+            for start, pair in enumerate(pairwise(words))
+            for phrase in self._phrases.get(pair, ())
             if words[start : start + len(phrase)] == phrase
         ]
         taken: set[int] = set()
