@@ -30,6 +30,8 @@ class Document:
         origin: Where the source has it, such as `numpy==2.4.6/numpy/core/x.py`; never a machine's path.
         license: SPDX expression.
         sha256: Hex SHA-256 of the UTF-8 text.
+        url: The address that it was found at, or empty.
+        author: Who wrote it, or empty.
     """
 
     id: str
@@ -39,6 +41,8 @@ class Document:
     origin: str
     license: str
     sha256: str
+    url: str = ""
+    author: str = ""
 
 
 SCHEMA = pa.schema([(field.name, pa.string()) for field in fields(Document)])

@@ -7,8 +7,7 @@ from typing import Any
 
 from stages.corpus.candidates import Candidate
 from stages.corpus.documents import Document, document_id, text_digest
-from stages.corpus.license_map import flags
-from stages.corpus.licenses import refusal
+from stages.corpus.licenses import flags, refusal
 from stages.corpus.sources import Source
 from stages.corpus.tally import Tally
 from stages.errors import UserError
@@ -23,7 +22,7 @@ class Record:
         admitted: Documents and bytes by license.
         reasons: Refused documents and bytes by reason.
         encodings: Texts and bytes by the encoding that they were read from.
-        flags: Admitted documents and bytes by what their licenses ask, as in stages.corpus.license_map.
+        flags: Admitted documents and bytes by what their licenses ask, as in stages.corpus.license_flags.
         refused: One row a refused document, in order.
     """
 
@@ -64,7 +63,8 @@ def admit(
         for flag in flags(terms.expression):
             record.flags.add(flag, length)
         identity = document_id(name, origin, sha256)
-        yield Document(identity, candidate.text, source.domain, name, origin, terms.expression, sha256)
+        facts = source.domain, name, origin, terms.expression, sha256, candidate.url, candidate.author
+        yield Document(identity, candidate.text, *facts)
 
 
 def _fitting_length(candidate: Candidate, shard_bytes: int) -> int:

@@ -1,4 +1,4 @@
-"""What the words of a license column mean in SPDX's terms, and what a license asks of who shares the text.
+"""What the words of a license column mean in SPDX's terms.
 
 Three ways, in this order: the words are an SPDX expression; they name or link a Creative Commons license with its
 version; or they are in license_names.tsv. Nothing else is taken for a license: it is refused with its words.
@@ -7,16 +7,11 @@ version; or they are in license_names.tsv. Nothing else is taken for a license: 
 import re
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
 
-from license_expression import Renderable, get_license_index
-
-from stages.corpus.licenses import SPDX, UNRECOGNIZED, License, parsed, stated
+from stages.corpus.licenses import UNRECOGNIZED, License, stated
 from stages.errors import UserError
 
-FLAGS = ("copyleft", "share_alike", "non_commercial", "no_derivatives")
-
-_FOLDER = Path(__file__).parent
+_NAMES = Path(__file__).with_name("license_names.tsv")
 _LINK = re.compile(r"https?://\S+")
 _CC_LINK = re.compile(r"creativecommons\.org/(?:licenses|publicdomain)/([a-z0-9+-]+)/(\d\.\d)(?:/([a-z]{2,3}))?(?=/|$)")
 _CC_WORDS = re.compile(r"(?:cc|creative commons)[ -](by(?:[ -](?:nc|nd|sa))*)[ -]v?(\d\.\d)(?:[ -]([a-z]{2,3}))?")
@@ -32,7 +27,6 @@ _CC_FILLER = frozenset(  # what may stand around a link beside the name of its l
     | {"universal", "international", "unported", "by", "nc", "nd", "sa", "1.0", "2.0", "2.5", "3.0", "4.0"}
 )
 _CC_DOMAIN = {"zero": "CC0", "mark": "CC-PDM"}
-_COPYLEFT = frozenset({"Copyleft", "Copyleft Limited"})
 
 
 def of_column(value: object, where: str) -> License:
@@ -55,35 +49,6 @@ def of_words(words: str) -> License:
     names = " ".join(words.lower().split()).strip("\"'. ")
     found = _linked(names) or _creative_commons(names) or _names().get(_LINK.sub("", names).strip(" -"))
     return stated(found) if found and not stated(found).problem else License(words, UNRECOGNIZED)
-
-
-def flags(expression: str) -> tuple[str, ...]:
-    """Return what an SPDX expression asks or forbids, of `FLAGS`: by AND all parts' flags, by OR those that all have.
-
-    An OR leaves the choice to who takes the text, so only what every choice has is asked.
-    """
-    found = _flags(parsed(expression))
-    return tuple(flag for flag in FLAGS if flag in found)
-
-
-def _flags(expression: Renderable) -> frozenset[str]:
-    if isinstance(expression, SPDX.AND):
-        return frozenset().union(*map(_flags, expression.args))
-    if isinstance(expression, SPDX.OR):
-        return frozenset.intersection(*map(_flags, expression.args))
-    return _of_license(expression.render())
-
-
-def _of_license(rendered: str) -> frozenset[str]:
-    identifier = rendered.split(" WITH ")[0]
-    found = set(_table().get(identifier, ()))
-    if _categories().get(identifier) in _COPYLEFT:
-        found.add("copyleft")
-    if identifier.startswith("CC-BY"):
-        parts = identifier.split("-")
-        named = (("SA", "share_alike"), ("NC", "non_commercial"), ("ND", "no_derivatives"))
-        found.update(flag for part, flag in named if part in parts)
-    return frozenset(found)
 
 
 def _linked(names: str) -> str | None:
@@ -123,25 +88,6 @@ def _identifier(code: str, version: str, port: str | None) -> str:
 
 @cache
 def _names() -> dict[str, str]:
-    return {row[0]: row[1] for row in _rows("license_names.tsv")}
-
-
-@cache
-def _table() -> dict[str, list[str]]:
-    return {identifier: named.split(",") for identifier, named, _ in _rows("license_flags.tsv")}
-
-
-@cache
-def _categories() -> dict[str, str]:
-    index: list[dict[str, Any]] = get_license_index()
-    return {
-        identifier: entry["category"]
-        for entry in index
-        for identifier in (entry.get("spdx_license_key"), *entry.get("other_spdx_license_keys", ()))
-        if identifier
-    }
-
-
-def _rows(name: str) -> list[list[str]]:
-    lines = (_FOLDER / name).read_text(encoding="utf-8").splitlines()
-    return [line.split("\t") for line in lines if line and not line.startswith("#")]
+    lines = _NAMES.read_text(encoding="utf-8").splitlines()
+    rows = (line.split("	") for line in lines if line and not line.startswith("#"))
+    return {name: expression for name, _, expression in rows}

@@ -13,6 +13,7 @@ from importlib.metadata import PackageMetadata
 
 from license_expression import ExpressionError, Renderable, get_spdx_licensing
 
+from stages.corpus import license_flags
 from stages.errors import UserError
 
 NOT_ALLOWED = "license_not_allowed"
@@ -99,22 +100,52 @@ def of_distribution(metadata: PackageMetadata) -> License:
     return _conclusion(claims)
 
 
-def allow_list(expressions: Iterable[str]) -> frozenset[str]:
-    """Return the allow-list in SPDX's spelling; an entry is one license, with its exception if it has one.
+def allow_list(allow: Iterable[str] | None, deny: Iterable[str] = (), deny_flags: Iterable[str] = ()) -> frozenset[str]:
+    """Return the licenses that are admitted, in SPDX's spelling; each with its exception if it has one.
+
+    Args:
+        allow: Single licenses; None stands for all that are on SPDX's list.
+        deny: Single licenses that are refused, even if `allow` has them.
+        deny_flags: Flags of stages.corpus.license_flags whose licenses are refused, even if `allow` has them.
 
     Raises:
         UserError: An entry is not an SPDX identifier.
     """
-    allowed = set()
-    for entry in expressions:
+    allowed = license_flags.known() if allow is None else _identifiers(allow, "allow")
+    forbidden = frozenset(deny_flags)
+    return frozenset(
+        name for name in allowed - _identifiers(deny, "deny") if forbidden.isdisjoint(license_flags.of_license(name))
+    )
+
+
+def _identifiers(entries: Iterable[str], key: str) -> frozenset[str]:
+    identifiers = set()
+    for entry in entries:
         terms = stated(entry)
         if terms.problem or isinstance(parsed(entry), SPDX.AND | SPDX.OR):
             raise UserError(
-                f"snapshot.licenses.allow has '{entry}', which is not one SPDX license. "
+                f"snapshot.licenses.{key} has '{entry}', which is not one SPDX license. "
                 "Take the identifier from https://spdx.org/licenses."
             )
-        allowed.add(terms.expression)
-    return frozenset(allowed)
+        identifiers.add(terms.expression)
+    return frozenset(identifiers)
+
+
+def flags(expression: str) -> tuple[str, ...]:
+    """Return what an SPDX expression asks or forbids, of `FLAGS`: by AND all parts' flags, by OR those that all have.
+
+    An OR leaves the choice to who takes the text, so only what every choice has is asked.
+    """
+    found = _flags(parsed(expression))
+    return tuple(flag for flag in license_flags.FLAGS if flag in found)
+
+
+def _flags(expression: Renderable) -> frozenset[str]:
+    if isinstance(expression, SPDX.AND):
+        return frozenset[str]().union(*map(_flags, expression.args))
+    if isinstance(expression, SPDX.OR):
+        return frozenset.intersection(*map(_flags, expression.args))
+    return license_flags.of_license(expression.render())
 
 
 def refusal(terms: License, allowed: frozenset[str]) -> str | None:

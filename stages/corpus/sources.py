@@ -68,6 +68,20 @@ class Texts(Settings):
             raise ValueError("a source has either `license` or `license_column`")
         return self
 
+    @model_validator(mode="after")
+    def _license_holds_at_the_pin(self) -> Self:
+        if self.upstream is not None and self.license_revision not in (None, self.upstream):
+            raise ValueError(
+                f"the license was read at '{self.license_revision}', but the source is pinned to '{self.upstream}': "
+                "read the license there, and set license_revision to it"
+            )
+        return self
+
+    @property
+    def upstream(self) -> str | None:
+        """The commit that the source is pinned to, where it has one."""
+        return None
+
 
 class Referable(Settings):
     """Whether a snapshot holds a source's texts, or names its files."""
@@ -139,6 +153,11 @@ class HubSource(SourceSettings, Selection, Texts, Referable):
     split: str | None = None
     """A split of the configuration; null reads all."""
 
+    @property
+    def upstream(self) -> str | None:
+        """The revision."""
+        return self.revision
+
     @model_validator(mode="after")
     def _names_files(self) -> Self:
         if self.split is not None and self.config is None:
@@ -201,6 +220,11 @@ class GitSource(SourceSettings, Selection, Texts, Referable):
     """A URL (https, http, ssh, git or file), `user@host:path`, or a folder of this machine."""
     commit: str = Field(min_length=1)
     """The commit, 40 hex digits; a branch or tag is refused with the commit that it points to."""
+
+    @property
+    def upstream(self) -> str | None:
+        """The commit."""
+        return self.commit
 
     @field_validator("repository")
     @classmethod

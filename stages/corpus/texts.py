@@ -7,7 +7,7 @@ from typing import Any
 from stages.corpus.candidates import Candidate
 from stages.corpus.license_map import of_column
 from stages.corpus.licenses import License, stated
-from stages.corpus.sources import Texts
+from stages.corpus.sources import Texts, UrlSource
 from stages.errors import UserError
 from stages.formats import formats
 from stages.formats.row import Options, Row
@@ -31,7 +31,7 @@ def _candidate(source: Texts, origin: str, row: Row) -> Candidate:
         row.text,
         origin,
         _license(source, row.columns, origin),
-        url=_fact(source.url_column, "url", row.columns, origin),
+        url=_fact(source.url_column, "url", row.columns, origin) or _address(source, origin),
         author=_fact(source.author_column, "author", row.columns, origin),
         encoding=row.encoding,
         problem=row.problem,
@@ -43,6 +43,11 @@ def _license(source: Texts, columns: Mapping[str, Any], origin: str) -> License:
         return stated(source.license)
     value = _cell(columns, source.license_column, origin, "Give the source's `license` instead.")
     return of_column(value, f"'{origin}', column '{source.license_column}'")
+
+
+def _address(source: Texts, origin: str) -> str:
+    """Return the address of a file that is one text, if the source has it from there."""
+    return source.files[origin].url if isinstance(source, UrlSource) and origin in source.files else ""
 
 
 def _fact(column: str | None, default: str, columns: Mapping[str, Any], origin: str) -> str:
