@@ -1,8 +1,7 @@
 """Sources of kind `git`: files of a repository at a commit, read from git's objects without a working tree.
 
-By the command `git`, which whoever runs this project has. Dulwich, which DVC brings, reads the same objects
-without it, but knows neither a user's credential helpers nor all transports, and unpacks in Python: fetching a
-repository of 100 MB takes it minutes.
+By the command `git`, which whoever cloned this project has: it knows a user's credentials, proxies and transports.
+Dulwich, which DVC brings, reads blobs as fast, but took three times as long to fetch a repository.
 """
 
 import os
@@ -96,7 +95,10 @@ class GitStore(Store):
         commits = [line.split("\t")[0] for line in listed.decode().splitlines()]
         if not commits:
             return f"commit = '{name}' is no commit, branch or tag of {self.where}. Give the 40 hex digits of a commit."
-        return f"commit = '{name}' is a branch or tag of {self.where}, and may move. It points to {commits[-1]} now: give that."
+        return (
+            f"commit = '{name}' is not a commit's 40 hex digits, and a branch or tag of {self.where} may move. "
+            f"It points to {commits[-1]} now: give that."
+        )
 
     def _has(self, commit: str) -> bool:
         if not self._git_folder.is_dir():
@@ -131,7 +133,9 @@ class GitStore(Store):
             raise UserError("A source of kind git needs the command git. Install git.") from None
         except subprocess.CalledProcessError as error:
             reason = " ".join(error.stderr.decode(errors="replace").split())
-            raise UserError(f"git cannot read {self.where}: {reason} Correct `repository` or `commit`.") from None
+            raise UserError(
+                f"git cannot read {self.where}: {reason} Correct `repository` or `commit`, or give a clone."
+            ) from None
 
     def _batch(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(

@@ -113,8 +113,8 @@ class HubStore(Store):
             return f"revision = '{name}' is no commit, and HF_HUB_OFFLINE is set: the Hub cannot be asked what it is."
         commit = self._ask(self.where, lambda: self._api.dataset_info(dataset, revision=name)).sha
         return (
-            f"revision = '{name}' of data set '{dataset}' is not a commit's 40 hex digits, and a branch or tag may move. "
-            f"It points to {commit} now: give that."
+            f"revision = '{name}' of data set '{dataset}' is not a commit's 40 hex digits, and a branch or tag may "
+            f"move. It points to {commit} now: give that."
         )
 
     def _ask(self, what: str, call: Callable[[], T]) -> T:

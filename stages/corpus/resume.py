@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from stages.corpus.sources import FilesSource, InstalledSource, Source
-from stages.corpus.take import Taken, take
+from stages.corpus.take import DOWNLOADS, Taken, take
 from stages.files import OUT, read_json, whole, write_json
 
 KEPT = OUT / "snapshot.sources"
@@ -41,7 +41,8 @@ def take_or_keep(name: str, source: Source, allowed: frozenset[str], shard_bytes
 
 def forget_all() -> None:
     """Remove what is kept: the snapshot is whole."""
-    shutil.rmtree(KEPT, ignore_errors=True)
+    for folder in (KEPT, DOWNLOADS):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _key(source: Source, allowed: frozenset[str], shard_bytes: int) -> str:

@@ -26,7 +26,8 @@ def _below(folder: Path, prefix: str, above: frozenset[_Place]) -> Iterator[str]
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
         path = f"{prefix}/{entry.name}" if prefix else entry.name
-        if entry.is_dir():
-            yield from _below(Path(entry.path), path, above | {place})
-        elif entry.is_file() or entry.is_symlink():
+        target = Path(entry.path) if entry.is_symlink() else entry  # a DirEntry fails at a link to itself
+        if target.is_dir():
+            yield from _below(folder / entry.name, path, above | {place})
+        elif target.is_file() or entry.is_symlink():
             yield path

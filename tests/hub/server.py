@@ -1,4 +1,4 @@
-"""A server that speaks as much of the Hub's protocol as publishing needs, in memory, with faults on demand."""
+"""A server, in memory, with as much of the Hub's protocol as publishing and reading need, and faults on demand."""
 
 import base64
 import hashlib
@@ -29,6 +29,7 @@ class Fault:
     times: int = 1
     after: bool = False  # do the work first, then spoil the answer
     before: Callable[[], None] = lambda: None
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
-        self._send(*((fault.status, {"error": "injected"}, {}) if fault else answer or (500, {}, {})))
+        self._send(*((fault.status, {"error": "injected"}, fault.headers) if fault else answer or (500, {}, {})))
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve  # noqa: N815 - http.server's names
 
@@ -293,13 +294,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 _REPO = r"(?P<repo>[^/]+/[^/]+)"
+_API = rf"/api/(?:models|datasets)/{_REPO}"
 ROUTES: list[tuple[str, Callable[..., Answer]]] = [
     ("POST /api/repos/create", Handler.create_repository),
     ("POST /api/validate-yaml", Handler.validate_yaml),
-    (rf"GET /api/models/{_REPO}", Handler.info),
-    (rf"GET /api/models/{_REPO}/revision/(?P<revision>.+)", Handler.info),
-    (rf"GET /api/models/{_REPO}/refs", Handler.refs),
-    (rf"GET /api/models/{_REPO}/tree/(?P<revision>.+)", Handler.tree),
+    (rf"GET {_API}", Handler.info),
+    (rf"GET {_API}/revision/(?P<revision>.+)", Handler.info),
+    (rf"GET {_API}/refs", Handler.refs),
+    (rf"GET {_API}/tree/(?P<revision>.+)", Handler.tree),
     (rf"POST /api/models/{_REPO}/branch/(?P<name>.+)", Handler.branch),
     (rf"(?:POST|DELETE) /api/models/{_REPO}/tag/(?P<name>.+)", Handler.tag),
     (rf"POST /api/models/{_REPO}/preupload/(?P<revision>.+)", Handler.preupload),
@@ -307,7 +309,7 @@ ROUTES: list[tuple[str, Callable[..., Answer]]] = [
     (rf"POST /{_REPO}\.git/info/lfs/objects/batch", Handler.lfs_batch),
     (rf"PUT /storage/{_REPO}/(?P<oid>.+)", Handler.store),
     (rf"POST /{_REPO}/verify", Handler.verify),
-    (rf"(?:GET|HEAD) /{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", Handler.resolve),
+    (rf"(?:GET|HEAD) (?:/datasets)?/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", Handler.resolve),
 ]
 
 
