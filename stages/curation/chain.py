@@ -6,7 +6,21 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import Field
 
-from stages.curation import blocklist, boilerplate, contamination, pii, rules, toxicity, unicode
+from stages.curation import (
+    blocklist,
+    boilerplate,
+    c4,
+    contamination,
+    fineweb,
+    gopher_quality,
+    gopher_repetition,
+    language,
+    pii,
+    quality,
+    rules,
+    toxicity,
+    unicode,
+)
 from stages.curation.step import Step, Verdict
 from stages.settings import Settings
 
@@ -26,8 +40,14 @@ AnyStep = Annotated[
     | rules.EncodedData
     | blocklist.Blocklist
     | boilerplate.Boilerplate
+    | c4.C4
     | contamination.Contamination
+    | fineweb.FineWeb
+    | gopher_quality.GopherQuality
+    | gopher_repetition.GopherRepetition
+    | language.Language
     | pii.Pii
+    | quality.LearnedQuality
     | toxicity.Toxicity
     | unicode.Unicode,
     Field(discriminator="step"),

@@ -1,4 +1,4 @@
-"""The words of spaCy's blank English pipeline, at ten times its speed.
+"""The words of spaCy's blank English pipeline, at six times its speed.
 
 The rules are spaCy's own: its patterns, its special cases and, where special cases meet affixes, its tokenizer. Only
 the search is done otherwise. spaCy tries a hundred alternatives at every character of a string to find a suffix;
