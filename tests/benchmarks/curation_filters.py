@@ -80,7 +80,7 @@ def main() -> None:
     size = sum(len(document.text.encode()) for document in documents) / 1e6
     print(f"{len(documents):,} documents, {size:.1f} MB; MB/s of one core\n")
     print("| filter | datatrove | openbase | times | disagreements |\n|---|---:|---:|---:|---:|")
-    for contest in contests():
+    for contest in contests()[-1 if chosen.chain else 0 :]:
         english.cache_clear()
         warm_up = [document("warm-up", "The first words take the longest. " * 20)]
         contest.ours(warm_up), contest.theirs(warm_up)
@@ -97,6 +97,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=7, help="take one file of so many (default: %(default)s)")
     parser.add_argument("--characters", type=int, default=100_000, help="cut texts (default: %(default)s)")
+    parser.add_argument("--chain", action="store_true", help="only the chain")
     return parser.parse_args()
 
 
