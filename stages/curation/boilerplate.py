@@ -19,7 +19,7 @@ _GUTENBERG_STARTS = re.compile(
     re.MULTILINE | re.IGNORECASE,
 )
 _GUTENBERG_ENDS = re.compile(
-    r"\s*^(?:(?:The )?End of (?:the |this )?Project Gutenberg|\*{3} ?END OF TH(?:IS|E) PROJECT GUTENBERG)",
+    r"^(?:(?:The )?End of (?:the |this )?Project Gutenberg|\*{3} ?END OF TH(?:IS|E) PROJECT GUTENBERG)",
     re.MULTILINE | re.IGNORECASE,
 )
 
@@ -71,7 +71,7 @@ def _book(text: str) -> tuple[int, int]:
     starts = [match.end() for match in _GUTENBERG_STARTS.finditer(text, 0, _HEADER_CHARACTERS)]
     start = starts[-1] if starts else 0
     ends = _GUTENBERG_ENDS.search(text, max(start, len(text) - _FOOTER_CHARACTERS))
-    return start, ends.start() if ends else len(text)
+    return start, len(text[: ends.start()].rstrip()) if ends else len(text)
 
 
 def _without_license(text: str) -> str:

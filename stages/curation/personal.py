@@ -55,8 +55,9 @@ _ACCOUNTS = {"git", "svn", "hg", "noreply", "no-reply", "donotreply", "do-not-re
 _FILES = {"png", "jpg", "jpeg", "gif", "svg", "webp", "ico", "css", "js", "html", "json", "md", "py", "pdf"}
 
 _IPV4 = re.compile(r"(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\.?[0-9]|[A-Za-z_])")
-_IPV6 = re.compile(r":[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:(?:[0-9A-Fa-f]{1,4}:{0,2}){0,6}")
+_IPV6 = re.compile(r"::?[0-9A-Fa-f]{1,4}::?[0-9A-Fa-f]{1,4}(?:::?[0-9A-Fa-f]{1,4}){0,6}(?:::)?")
 _IPV6_GROUPS = 4
+_HEXADECIMAL = re.compile(r"[0-9A-Fa-f]+\Z")
 
 _CARD = re.compile(
     r"(?<![\w.+/=])(?:[0-9]{12,19}|[0-9]{4}(?P<gap>[ -])[0-9]{4}(?P=gap)[0-9]{4}(?P=gap)[0-9]{1,7}"
@@ -146,14 +147,16 @@ def finder(
         national_ids: Names in `NATIONAL_IDS`.
         spare_examples: Leave out what documentation uses: example.com, networks that are not global, 555-0100.
     """
-    candidates = {
-        "ip_address": Rule("ip_address", _IPV4, lambda match: _is_ipv4(match, spare_examples)),
-        "credit_card": Rule("credit_card", _CARD, lambda match: _is_card(match, spare_examples)),
-        "iban": Rule("iban", _IBAN, lambda match: _is_iban(match, spare_examples)),
-        "national_id": _national_id([NATIONAL_IDS[name] for name in national_ids]),
-        "phone": Rule("phone", _PHONE, lambda match: _is_phone(match, regions, spare_examples)),
-    }
-    rules = [rule for kind, rule in candidates.items() if kind in kinds]
+    shapes = [NATIONAL_IDS[name] for name in national_ids]
+    candidates = [
+        Rule("ip_address", _IPV4, lambda match: _is_ipv4(match, spare_examples)),
+        Rule("credit_card", _CARD, lambda match: _is_card(match, spare_examples)),
+        Rule("iban", _IBAN, lambda match: _is_iban(match, spare_examples)),
+        _national_ids([shape for shape in shapes if not shape.near]),
+        _national_ids([shape for shape in shapes if shape.near]),
+        Rule("phone", _PHONE, lambda match: _is_phone(match, regions, spare_examples)),
+    ]
+    rules = [rule for rule in candidates if rule.kind in kinds]
 
     def find(text: str) -> Iterator[Span]:
         if "email" in kinds:
@@ -201,14 +204,13 @@ def _is_ipv4(match: re.Match[str], spare_examples: bool) -> bool:
 
 def _ipv6(text: str, spare_examples: bool) -> Iterator[Span]:
     for match in _IPV6.finditer(text):
-        start, end = match.start(), match.end()
-        while start > 0 and match.start() - start < 4 and text[start - 1] in "0123456789abcdefABCDEF":
-            start -= 1
-        address = text[start:end].rstrip(":") if not text[start:end].endswith("::") else text[start:end]
-        whole = not text[max(0, start - 1) : start].isalnum() and not text[start + len(address) :][:1].isalnum()
+        first = _HEXADECIMAL.search(text, max(0, match.start() - 5), match.start())
+        start = first.start() if first else match.start()
+        address = text[start : match.end()]
         groups = sum(map(bool, address.split(":")))
+        whole = not text[max(0, start - 1) : start].isalnum() and not text[match.end() : match.end() + 1].isalnum()
         if whole and groups >= _IPV6_GROUPS and _is_address(address, spare_examples):
-            yield Span(start, start + len(address), "ip_address")
+            yield Span(start, match.end(), "ip_address")
 
 
 def _is_address(text: str, spare_examples: bool) -> bool:
@@ -231,14 +233,17 @@ def _is_iban(match: re.Match[str], spare_examples: bool) -> bool:
     return bool(iban.is_valid(number)) and not (spare_examples and number in _EXAMPLE_IBANS)
 
 
-def _national_id(shapes: list[IdShape]) -> Rule:
+def _national_ids(shapes: list[IdShape]) -> Rule:
     """Return one rule for all shapes, because one pattern is tried faster than many."""
-    compiled = [(re.compile(shape.shape), _validator(shape), re.compile(shape.near, re.IGNORECASE)) for shape in shapes]
+    compiled = [(re.compile(shape.shape), re.compile(shape.near, re.IGNORECASE), _validator(shape)) for shape in shapes]
+    any_near = re.compile("|".join(shape.near for shape in shapes), re.IGNORECASE)
     any_shape = "|".join(shape.shape for shape in shapes) or r"\Z\A"
 
     def accept(match: re.Match[str]) -> bool:
         number = match.group()
-        return any(shape.fullmatch(number) and valid(number) and _near(match, near) for shape, valid, near in compiled)
+        return _near(match, any_near) and any(
+            shape.fullmatch(number) and _near(match, near) and valid(number) for shape, near, valid in compiled
+        )
 
     return Rule("national_id", re.compile(rf"(?<![\w.-])(?:{any_shape})(?![\w-]|\.[0-9])"), accept)
 
