@@ -187,19 +187,22 @@ def _ray_session(engine: Ray) -> Iterator[Any]:
 
 def _on_ray(ray: Any, workers: int, todo: dict[Path, Work]) -> None:
     """Submit it, as much at a time as is worked at; Ray does again what killed workers and lost machines were at."""
-    task = ray.remote(num_cpus=1, max_retries=-1)(_finish_on_one_thread)
+    task = ray.remote(num_cpus=1, max_retries=-1)(_finish_elsewhere)
+    here = Path.cwd()
     waiting = iter(todo.items())
-    running = [task.remote(piece, folder.absolute()) for folder, piece in islice(waiting, workers)]
+    running = [task.remote(piece, folder, here) for folder, piece in islice(waiting, workers)]
     while running:
         done, running = ray.wait(running)
         try:
             ray.get(done)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
-        running += [task.remote(piece, folder.absolute()) for folder, piece in islice(waiting, len(done))]
+        running += [task.remote(piece, folder, here) for folder, piece in islice(waiting, len(done))]
 
 
-def _finish_on_one_thread(piece: Work, folder: Path) -> None:
+def _finish_elsewhere(piece: Work, folder: Path, here: Path) -> None:
+    """Make the folder on another machine, where relative paths are to mean what they mean here."""
+    os.chdir(here)
     _one_thread()
     finish(piece, folder)
 

@@ -89,7 +89,8 @@ class TrailWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._flush()
+        if error is None:
+            self._flush()
         self._parquet.close()
 
     def add(self, entry: dict[str, Any]) -> None:

@@ -19,6 +19,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from stages.corpus.documents import Document, ShardWriter, document_id, text_digest
 from stages.curation import trail
 from stages.curation.chain import Chain
@@ -41,7 +43,7 @@ def texts() -> list[str]:
     """Return real texts of at most `DOCUMENT_CHARACTERS` characters; longer files are cut between lines."""
     try:
         root = shared("corpus")
-    except BaseException:  # pytest's way to say that it is not there
+    except pytest.skip.Exception:
         root = Path(sysconfig.get_path("stdlib"))
     found = []
     for path in sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size < 1 << 21):

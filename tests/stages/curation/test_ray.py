@@ -27,8 +27,11 @@ def on_ray() -> Iterator[Workers]:
         yield workers
 
 
-def test_killed_workers_lose_nothing_and_the_bytes_are_those_of_one_process(on_ray: Workers, tmp_path: Path) -> None:
-    parts = write_parts(tmp_path / "snapshot", versions(60), chain(), shard_bytes=150_000)
+def test_killed_workers_lose_nothing_and_the_bytes_are_those_of_one_process(
+    on_ray: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # relative paths, and a folder that Ray's workers were not started in
+    parts = write_parts(Path("snapshot"), versions(60), chain(), shard_bytes=150_000)
     kills: list[Path] = []
 
     def deadly(todo: dict[Path, Work]) -> None:
@@ -38,11 +41,11 @@ def test_killed_workers_lose_nothing_and_the_bytes_are_those_of_one_process(on_r
         on_ray({**todo, first: KillsItsWorkerOnce(todo[first], kills[-1])})
 
     with started(Local(kind="local", workers=1)) as alone:
-        curate(parts, DUPLICATES, SPLIT, alone, tmp_path / "scratch", tmp_path / "alone")
-    shutil.rmtree(tmp_path / "scratch")
-    curate(parts, DUPLICATES, SPLIT, deadly, tmp_path / "scratch", tmp_path / "on ray")
+        curate(parts, DUPLICATES, SPLIT, alone, Path("scratch"), Path("alone"))
+    shutil.rmtree("scratch")
+    curate(parts, DUPLICATES, SPLIT, deadly, Path("scratch"), Path("on ray"))
     assert len({kill.read_text() for kill in kills}) == 3
-    assert sha256_tree(tmp_path / "on ray") == sha256_tree(tmp_path / "alone")
+    assert sha256_tree(Path("on ray")) == sha256_tree(Path("alone"))
 
 
 def test_a_fault_reaches_the_user_as_it_is(on_ray: Workers, tmp_path: Path) -> None:
