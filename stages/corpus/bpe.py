@@ -18,6 +18,16 @@ LLAMA_3_PATTERN = (
 )
 
 
+def empty() -> Tokenizer:
+    """Return a byte-level BPE tokenizer that has no tokens yet."""
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    split = pre_tokenizers.Split(Regex(LLAMA_3_PATTERN), behavior="isolated")
+    bytes_as_characters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_as_characters])
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Return a byte-level BPE tokenizer of `vocab_size` tokens; the special tokens have ids 0 and 1.
 
@@ -27,11 +37,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Raises:
         UserError: The texts have too few different words for so many tokens.
     """
-    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
-    split = pre_tokenizers.Split(Regex(LLAMA_3_PATTERN), behavior="isolated")
-    bytes_as_characters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_as_characters])
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = empty()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[END_OF_DOCUMENT, PADDING],
