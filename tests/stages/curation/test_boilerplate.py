@@ -3,6 +3,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,6 +100,7 @@ def test_only_comments_before_the_code_that_say_copyright_are_headers(text: str)
     assert judge(text) == KEEP
 
 
+@hypothesis.settings(deadline=None)
 @given(st.lists(st.sampled_from([*APACHE.splitlines(True), "#\n", "\n", "# says more\n", "/*\n", " */\n", "x\n"])))
 def test_nothing_is_added_or_moved(lines: list[str]) -> None:
     text = judge("".join(lines)).text

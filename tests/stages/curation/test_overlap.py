@@ -1,5 +1,6 @@
 import re
 
+import hypothesis
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,12 +61,14 @@ def test_no_rows_find_nothing() -> None:
     assert index().passages(ANSWER) == []
 
 
+@hypothesis.settings(deadline=None)
 @given(st.lists(_WORDS.map(" ".join), min_size=1, max_size=4), _WORDS.map(" ".join))
 def test_rows_are_found_as_by_comparing_lists_of_words(rows: list[str], text: str) -> None:
     found = {row for passage in index(*rows, ngram=5).passages(text) for row in passage.rows}
     assert found == {number for number, row in enumerate(rows) if naive(text, row, 5)}
 
 
+@hypothesis.settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=200))
 def test_each_word_has_a_span_that_hashes_to_it(text: str) -> None:
     spans = word_spans(text)

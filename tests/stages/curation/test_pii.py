@@ -3,6 +3,7 @@ from collections import Counter
 from itertools import pairwise
 from typing import Any, get_args
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,6 +149,7 @@ def test_every_named_id_has_a_shape() -> None:
 _PARTS = st.sampled_from([*"0123456789 -.@:()+", "a@b.de ", "555 ", "AKIA", "1.22.33.4 ", "\n", "phone ", "é"])
 
 
+@hypothesis.settings(deadline=None)
 @given(st.lists(_PARTS, max_size=60).map("".join))
 def test_spans_are_apart_and_in_order(text: str) -> None:
     spans = FIND(text)

@@ -1,5 +1,6 @@
 from typing import Any
 
+import hypothesis
 import pytest
 from ftfy.badness import MOJIBAKE_CATEGORIES, is_bad
 from hypothesis import given
@@ -65,6 +66,7 @@ def test_a_text_of_nothing_but_controls_is_dropped() -> None:
     assert judge("\ufeff\x00").reason == "empty"
 
 
+@hypothesis.settings(deadline=None)
 @given(st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=20), ENCODINGS), max_size=4))
 def test_a_repaired_text_is_not_repaired_again(parts: list[tuple[str, str]]) -> None:
     text = "\n".join(mojibake(part, encoding) for part, encoding in parts)
@@ -72,11 +74,13 @@ def test_a_repaired_text_is_not_repaired_again(parts: list[tuple[str, str]]) -> 
     assert repaired is None or judge(repaired) == KEEP
 
 
+@hypothesis.settings(deadline=None)
 @given(st.text(st.characters(max_codepoint=0x7E, min_codepoint=0x20)))
 def test_printable_ascii_is_left_alone(text: str) -> None:
     assert judge(text) == KEEP
 
 
+@hypothesis.settings(deadline=None)
 @given(
     st.text(
         st.sampled_from(sorted({*"".join(MOJIBAKE_CATEGORIES.values()), *"aZ $.,ВГРСЂБвў√±≈°\u201aÄìâàβ€Ό人"})),
