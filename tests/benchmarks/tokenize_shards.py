@@ -11,7 +11,6 @@ tokens must agree, or the figures mean nothing. The peers:
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -26,7 +25,7 @@ from tokenizers import Tokenizer
 from stages.corpus import bpe
 from stages.corpus.documents import Document, ShardWriter, document_id, read, text_digest
 from stages.corpus.tokenise import TOKENS, Tokenise
-from stages.files import sha256_file
+from stages.files import read_jsonl, sha256_file, write_jsonl
 from tests.shared import shared
 
 Contestant = Callable[[Path, Path], int]
@@ -46,6 +45,8 @@ def main() -> None:
             for document in _documents(arguments.sample):
                 writer.add(document)
         paths = sorted((folder / "documents").glob("*"))
+        for path in paths:
+            write_jsonl(path.with_suffix(".jsonl"), ({"text": document.text} for document in read([path])))
         bpe.train((document.text for document in read(paths)), arguments.vocab_size).save(str(folder / "it.json"))
         _contest(paths, folder)
 
@@ -98,8 +99,8 @@ def _megatron(tokenizer: Tokenizer, path: Path, folder: Path) -> int:
     end = tokenizer.token_to_id(bpe.END_OF_DOCUMENT)
     builder = IndexedDatasetBuilder(str(folder / "it.bin"), dtype=np.uint16)
     count = 0
-    for line in [json.dumps({"text": document.text}) for document in read([path])]:
-        ids = [*tokenizer.encode(json.loads(line)["text"], add_special_tokens=False).ids, end]
+    for row in read_jsonl(path.with_suffix(".jsonl")):
+        ids = [*tokenizer.encode(row["text"], add_special_tokens=False).ids, end]
         builder.add_document(torch.IntTensor(ids), [len(ids)])
         count += len(ids)
     builder.finalize(str(folder / "it.idx"))

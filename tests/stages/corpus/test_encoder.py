@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import tiktoken
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
@@ -41,6 +41,7 @@ def ids(text: str, of: Tokenizer) -> list[int]:
     return found
 
 
+@settings(deadline=None)  # the first example trains the tokenizer
 @given(st.text(st.sampled_from("'sStlLreabc 1٣\n\r\t\u00a0\u3000.,_é日\u017f\u212a\u0301\U0001f600<|>")) | st.text())
 def test_any_text_gets_the_ids_of_the_tokenizer(text: str) -> None:
     assert encoder().fast
@@ -57,7 +58,7 @@ def test_more_blanks_than_the_regex_engine_bears_are_encoded() -> None:
     assert encoder()(text).tolist() == ids(text, tokenizer())
 
 
-@pytest.mark.parametrize("pattern", [r"\p{L}", r"\p{N}", r"\s", *(f"(?i:{letter})" for letter in "strevmld")])
+@pytest.mark.parametrize("pattern", [r"\p{L}", r"\p{N}", r"\s", "(?i:s|t|r|e|v|m|l|d)"])
 def test_both_regex_engines_have_the_same_characters_in_a_class(pattern: str) -> None:
     characters = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
     split = pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
