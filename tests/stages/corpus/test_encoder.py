@@ -14,7 +14,7 @@ from stages.corpus import bpe
 from stages.corpus.encoder import BLANKS, Encoder
 from tests.shared import shared
 
-SOURCES = [Path(module.__file__ or "") for module in (json.decoder, json.scanner, pytest)]
+SOURCES = [Path(module.__file__ or "") for module in (json.decoder, json.encoder, pytest)]
 
 
 @cache

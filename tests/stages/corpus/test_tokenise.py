@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -30,7 +31,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return sorted(Path("documents").glob("*"))
 
 
-def write(paths: list[Path], prefix: str, workers: int = 1) -> dict[str, object]:
+def write(paths: list[Path], prefix: str, workers: int = 1) -> dict[str, Any]:
     with started(Local(kind="local", workers=workers)) as pool:
         return write_shards({Path(prefix): paths}, TOKENIZER, pool, Path("scratch"))[Path(prefix)]
 
@@ -56,7 +57,7 @@ def test_the_sidecar_finds_each_document(paths: list[Path]) -> None:
     assert [row["origin"] for row in rows] == [str(row["index"]) for row in rows] == list(map(str, range(len(TEXTS))))
     for row, text in zip(rows, TEXTS, strict=True):
         found = tokens[row["offset"] : row["offset"] + row["tokens"]]
-        assert tokenizer.decode(found[:-1], skip_special_tokens=False) == text
+        assert tokenizer.decode(found[:-1].tolist(), skip_special_tokens=False) == text
         assert (found[-1], row["bytes"]) == (0, len(text.encode()))
 
 
