@@ -89,5 +89,5 @@ def _identifier(code: str, version: str, port: str | None) -> str:
 @cache
 def _names() -> dict[str, str]:
     lines = _NAMES.read_text(encoding="utf-8").splitlines()
-    rows = (line.split("	") for line in lines if line and not line.startswith("#"))
+    rows = (line.partition("\t") for line in lines if line and not line.startswith("#"))
     return {name: expression for name, _, expression in rows}

@@ -9,17 +9,16 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, BinaryIO
 
-from pylatexenc.latex2text import (  # type: ignore[import-untyped]  # it ships no types
-    LatexNodes2Text,
-    MacroTextSpec,
-    get_default_latex_context_db,
-)
-from pylatexenc.latexwalker import LatexWalkerError  # type: ignore[import-untyped]  # as above
+from pylatexenc import latex2text, latexwalker  # type: ignore[import-untyped]  # it ships no types
+from pylatexenc.latex2text import LatexNodes2Text, MacroTextSpec  # type: ignore[import-untyped]  # as above
+from pylatexenc.macrospec import std_macro  # type: ignore[import-untyped]  # as above
 
 from stages.formats.encodings import decode
 from stages.formats.row import Options, Row, damaged, read_whole
 
 _BEGIN, _END = "\\begin{document}", "\\end{document}"
+_ADDRESS = re.compile(r"\\(?:href|url|nolinkurl)\s*\{[^{}\n]*\}")
+_PERCENT = re.compile(r"(?<!\\)%")  # begins no remark in an address, though pylatexenc takes it for one
 _BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")
 
 
@@ -37,25 +36,27 @@ def read(stream: BinaryIO, name: str, options: Options) -> Iterator[Row]:
 def plain(source: str, name: str, options: Options) -> str:
     """Return what a LaTeX source prints, formulas as `latex_math` says."""
     body = source.partition(_BEGIN)[2].partition(_END)[0] if _BEGIN in source else source
-    converter = LatexNodes2Text(_context(), math_mode=options.settings.latex_math, keep_comments=False)
+    body = _ADDRESS.sub(lambda found: _PERCENT.sub(r"\\%", found[0]), body)
+    converter = LatexNodes2Text(_macros(), math_mode=options.settings.latex_math, keep_comments=False)
     try:
-        text = converter.latex_to_text(body, tolerant_parsing=True)
-    except (LatexWalkerError, RecursionError) as error:
+        text = converter.latex_to_text(body, tolerant_parsing=True, latex_context=_grammar())
+    except (latexwalker.LatexWalkerError, RecursionError) as error:
         raise damaged(name, error) from None
     return _BLANK_LINES.sub("\n\n", text).strip()
 
 
-def _last_argument(node: Any, l2tobj: Any) -> str:
-    """Return the words of a link; pylatexenc's own rule fails if a `%` in the address hides them."""
-    given = [argument for argument in node.nodeargd.argnlist if argument is not None]
-    return str(l2tobj.nodelist_to_text(given[-1:]))
+@cache
+def _grammar() -> Any:
+    """Return pylatexenc's grammar, and that of the links it does not know."""
+    grammar = latexwalker.get_default_latex_context_db()
+    grammar.add_context_category("openbase", prepend=True, macros=[std_macro("href", False, 2)])
+    return grammar
 
 
 @cache
-def _context() -> Any:
-    """Return pylatexenc's macros, less those that would read other files or print placeholders."""
-    context = get_default_latex_context_db()
+def _macros() -> Any:
+    """Return what pylatexenc prints for macros, less what reads other files or prints a placeholder."""
+    macros = latex2text.get_default_latex_context_db()
     silent = [MacroTextSpec(name, "") for name in ("input", "include", "cite", "citep", "citet", "ref", "label")]
-    links = [MacroTextSpec("href", _last_argument)]
-    context.add_context_category("openbase", prepend=True, macros=[*silent, *links])
-    return context
+    macros.add_context_category("openbase", prepend=True, macros=[*silent, MacroTextSpec("href", "%(2)s")])
+    return macros

@@ -16,7 +16,7 @@ from stages.formats.row import Options, Row, check_length
 from stages.formats.xml import Headed, stream_elements
 
 _FILE, _CATEGORY = "6", "14"
-_HEAD_BYTES = 1024
+_HIDDEN_TAGS = frozenset({"ref", "references", "gallery", "imagemap", "timeline"})
 
 
 def read(stream: BinaryIO, name: str, options: Options) -> Iterator[Row]:
@@ -73,6 +73,8 @@ def _names(siteinfo: Any, keys: tuple[str, ...]) -> frozenset[str]:
 def plain(wikitext: str, hidden: frozenset[str]) -> str:
     """Return the words of a wikitext; links to a namespace in `hidden` are left out with their captions."""
     code = mwparserfromhell.parse(wikitext)
+    for tag in code.filter_tags(matches=lambda tag: str(tag.tag).strip().lower() in _HIDDEN_TAGS, recursive=False):
+        code.remove(tag)
     for link in code.filter_wikilinks(recursive=False):
         if str(link.title).partition(":")[0].strip().lower() in hidden:
             code.remove(link)

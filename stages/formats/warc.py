@@ -29,13 +29,29 @@ def read(stream: BinaryIO, name: str, options: Options) -> Iterator[Row]:
     """
     number = 0
     try:
-        for record in ArchiveIterator(stream, record_types=WarcRecordType.any_type, parse_http=False):
+        reader: Any = _Forward(stream)  # FastWARC's types ask for a `seek` that it does without
+        for record in ArchiveIterator(reader, record_types=WarcRecordType.any_type, parse_http=False):
             number += 1
             block = _block(record, name, number, options)
             if record.record_type & _TYPES:
                 yield _row(record, block, name, number, options)
     except OSError as error:
         raise damaged(name, error) from None
+
+
+class _Forward:
+    """A stream that is only read on: what FastWARC finds a `seek` on, it seeks in, and decompressed streams cannot."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._position = stream, 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self._position += len(data)
+        return data
+
+    def tell(self) -> int:
+        return self._position
 
 
 def _block(record: Any, name: str, number: int, options: Options) -> bytes:
