@@ -67,8 +67,7 @@ class Encoder:
         """Return the ids of a text."""
         if self._fast is None or (len(text) >= BLANKS and _MANY_BLANKS.search(text)):
             return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.uint32)
-        ids: NDArray[np.uint32] = self._fast.encode_to_numpy(text, disallowed_special=())
-        return ids
+        return np.array(self._fast.encode_ordinary(text), np.uint32)  # `encode_to_numpy` takes half as long again
 
 
 @lru_cache(1)
