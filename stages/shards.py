@@ -7,14 +7,14 @@ Reads out/curate/documents/ and out/tokenizer/tokenizer/. Writes to out/shards/:
 - index.json: the tokenizer's digest, size, end-of-document id and padding id; documents, tokens, bytes and files
   by split and domain. Tokens include the ends of documents.
 - metrics.json: tokens by split and domain
+
+While it works, scratch/ holds the tokens of finished files; a run that was killed goes on from them.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
+from stages.curation.engine import Engine
 from stages.errors import UserError
 from stages.files import OUT, output, require, sha256_file, write_json
 from stages.runner import run
@@ -26,17 +26,17 @@ SPLITS = ("train", "validation", "test")
 class ShardsSettings(Settings):
     """Section `shards` of params.yaml."""
 
-    workers: int = Field(gt=0)
-    """Threads that tokenise. The bytes of the result do not depend on them."""
+    engine: Engine
+    """Who does the work; the result does not depend on it."""
 
 
 def main() -> None:
     """Tokenise every split and domain."""
     settings = load("shards", ShardsSettings)
-    os.environ["RAYON_NUM_THREADS"] = str(settings.workers)
     from stages.corpus import bpe
     from stages.corpus.documents import shard_paths
-    from stages.corpus.indexed import write_shard
+    from stages.corpus.tokenise import write_shards
+    from stages.curation.engine import started
 
     curated = OUT / "curate" / "documents"
     documents = {split: _by_domain(shard_paths(curated / split, "curate")) for split in SPLITS}
@@ -44,11 +44,15 @@ def main() -> None:
     path = require(OUT / "tokenizer" / "tokenizer" / "tokenizer.json", "tokenizer")
     tokenizer = bpe.load(path)
     with output("shards") as folder:
+        files = {
+            folder / "tokens" / split / domain: documents[split][domain]
+            for split in SPLITS
+            for domain in documents[split]
+        }
+        with started(settings.engine) as workers:
+            entries = write_shards(files, path, workers, OUT / "shards" / "scratch")
         splits = {
-            split: {
-                domain: write_shard(tokenizer, paths, folder / "tokens" / split / domain)
-                for domain, paths in documents[split].items()
-            }
+            split: {domain: entries[folder / "tokens" / split / domain] for domain in documents[split]}
             for split in SPLITS
         }
         entry = {

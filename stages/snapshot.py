@@ -3,12 +3,17 @@
 Reads the sources that params.yaml names in `snapshot`. Writes to out/snapshot/:
 
 - documents/<source>-<00000>.parquet: the admitted documents (columns of `stages.corpus.documents.Document`)
-- manifest.json: for each source its settings, exact versions, licenses, counts, refusals, digest and shards.
+- references/<source>.jsonl: for sources that are taken by reference, or from elsewhere, the path, size, digest, etag and
+  revision of each file
+- manifest.json: for each source its settings, exact versions, licenses and what they ask, counts, refusals, what was
+  skipped, digest and shards.
   The digest is SHA-256 over a line `<sha256 of the text>  <license>  <origin>` for each text in order, whether
   it was admitted or not; `sha256` of a source in params.yaml pins it.
 - refused.jsonl: every document that the license allow-list kept out, with the reason
 - metrics.json: documents and bytes, admitted and refused
 """
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -17,12 +22,18 @@ from stages.files import output, write_json, write_jsonl
 from stages.runner import run
 from stages.settings import Settings, load
 
+LicenseFlag = Literal["copyleft", "share_alike", "non_commercial", "no_derivatives"]
+
 
 class LicenseSettings(Settings):
     """Which documents are admitted."""
 
-    allow: tuple[str, ...] = Field(min_length=1)
-    """SPDX identifiers; a document's expression is evaluated against them."""
+    allow: tuple[str, ...] | None = Field(min_length=1)
+    """SPDX identifiers; a document's expression is evaluated against them. Null admits what is not denied."""
+    deny: tuple[str, ...] = ()
+    """SPDX identifiers that are refused, whatever is allowed."""
+    deny_flags: tuple[LicenseFlag, ...] = ()
+    """Kinds of licenses that are refused."""
 
 
 class SnapshotSettings(Settings):
@@ -40,12 +51,13 @@ def main() -> None:
     """Take every source."""
     settings = load("snapshot", SnapshotSettings)
     from stages.corpus.licenses import allow_list
-    from stages.corpus.take import take
+    from stages.corpus.resume import forget_all, take_or_keep
 
-    allowed = allow_list(settings.licenses.allow)
+    licenses = settings.licenses
+    allowed = allow_list(licenses.allow, licenses.deny, licenses.deny_flags)
     with output("snapshot") as folder:
         taken = [
-            take(name, settings.sources[name], allowed, settings.shard_bytes, folder / "documents")
+            take_or_keep(name, settings.sources[name], allowed, settings.shard_bytes, folder / "documents")
             for name in sorted(settings.sources)
         ]
         manifest = {source.name: source.manifest for source in taken}
@@ -57,6 +69,7 @@ def main() -> None:
             "refused_documents": sum(len(source.refused) for source in taken),
         }
         write_json(folder / "metrics.json", metrics)
+    forget_all()
     print(f"snapshot: {metrics['documents']:,} documents, {metrics['bytes'] / 1e6:.1f} MB, ", end="")
     print(f"{metrics['refused_documents']:,} refused by license")
 

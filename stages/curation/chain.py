@@ -15,6 +15,7 @@ from stages.curation import (
     gopher_quality,
     gopher_repetition,
     language,
+    opt_out,
     pii,
     quality,
     rules,
@@ -46,6 +47,7 @@ AnyStep = Annotated[
     | gopher_quality.GopherQuality
     | gopher_repetition.GopherRepetition
     | language.Language
+    | opt_out.OptOut
     | pii.Pii
     | quality.LearnedQuality
     | toxicity.Toxicity

@@ -36,7 +36,7 @@ def params() -> dict[str, Any]:
             "engine": {"kind": "local", "workers": 1},
         },
         "tokenizer": {"vocab_size": 512, "train_fraction": 1.0, "path": None, "sha256": None, "workers": 2},
-        "shards": {"workers": 2},
+        "shards": {"engine": {"kind": "local", "workers": 1}},
     }
 
 
