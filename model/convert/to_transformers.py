@@ -13,13 +13,12 @@ from model.checkpoints.reader import Reader
 from model.convert import tensor_files, unsplit
 from model.convert.faults import differences, listed, require_finite
 from model.convert.tensor_files import Spec, Writer
+from model.convert.tensors_of_folder import INDEX
 from model.families.family import ModelSettings
 from model.families.weights import Weight, tensors
 from stages.errors import UserError
 from stages.files import write_json
 
-INDEX = "model.safetensors.index.json"
-"""The file that says where each tensor is, if there is more than one file."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Types that a model is written in, by the name that its configuration gives them."""
 TRAINING = ("optimizer.", "average.")
