@@ -96,6 +96,10 @@ def test_a_stage_takes_its_own_parameters(stage: str) -> None:
     assert {name.split(".")[0] for name in names} <= set(SECTIONS)
 
 
+EXCEPTIONS = "huggingface_hub.errors"
+"""Also raised by transformers, for a configuration that it cannot read."""
+
+
 @pytest.mark.parametrize("module", ["parallel_state", "lm_eval", "huggingface_hub"])
 def test_a_foreign_library_is_touched_by_one_file(module: str) -> None:
     owner = {
@@ -107,7 +111,7 @@ def test_a_foreign_library_is_touched_by_one_file(module: str) -> None:
         str(file.relative_to(ROOT))
         for package in PACKAGES
         for file in sorted((ROOT / package).rglob("*.py"))
-        if any(module in name.split(".") for name in foreign_imports(file))
+        if any(module in name.split(".") and not name.startswith(EXCEPTIONS) for name in foreign_imports(file))
     ]
     assert users == [owner]
 

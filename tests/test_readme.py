@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
 from stages.corpus.sources import Source
-from stages.params import PRESETS, SECTIONS, check, overlay
+from stages.params import SECTIONS, check, overlay, presets
 from stages.settings import read_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -46,13 +46,14 @@ def test_every_command_and_preset_exists() -> None:
     modules = set(re.findall(r"python -m ((?:stages|model|evals|release|tests)\.[\w.]+)", TEXT))
     assert modules
     for module in modules:
-        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
     targets = set(re.findall(r"make ([a-z-]+)", TEXT)) - {"it"}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for preset in re.findall(r"`(gpu-[\w]+)`", TEXT):
-        assert (PRESETS / f"{preset}.yaml").is_file()
+    named = re.findall(r"`(gpu-\w+)`", TEXT) + re.findall(r"python -m stages\.params ([^`#\n]+)", TEXT)
+    assert {name for names in named for name in names.split()} <= presets().keys()
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:" + "|".join(SECTIONS) + r")\.[a-z_.]+)`", PROSE))))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import ValidationError
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -75,7 +76,7 @@ def from_config(folder: Path) -> tuple[ModelSettings, PreTrainedConfig]:
     """
     raw = read(folder / "config.json")
     family = _family(folder, raw)
-    config: Any = getattr(transformers, family.architecture).config_class.from_dict(raw)
+    config = _parsed(folder, getattr(transformers, family.architecture).config_class, raw)
     try:
         model = family.model_validate_json(json.dumps(family.from_config(config.to_dict())))
     except ValidationError as error:
@@ -88,6 +89,15 @@ def from_config(folder: Path) -> tuple[ModelSettings, PreTrainedConfig]:
             f"{'; '.join(lost)}. Choose another model, or teach model/families/{model.family}.py."
         )
     return model, config
+
+
+def _parsed(folder: Path, kind: Any, raw: Any) -> PreTrainedConfig:
+    try:
+        config: PreTrainedConfig = kind.from_dict(raw)
+    except (StrictDataclassError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"'{folder}/config.json' cannot be read by transformers: {why}. Correct it.") from None
+    return config
 
 
 def _family(folder: Path, raw: Any) -> type[ModelSettings]:

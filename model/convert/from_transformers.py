@@ -17,11 +17,10 @@ from torch import Tensor
 
 from model.checkpoints import checkpoint
 from model.checkpoints.writer import Place
-from model.convert import tensor_files, unsplit
-from model.convert.config import from_config, read
-from model.convert.faults import differences, listed, require_finite
+from model.convert import tensor_files, tensors_of_folder, unsplit
+from model.convert.config import from_config
+from model.convert.faults import listed, require_finite
 from model.convert.tensor_files import DTYPES, Entry
-from model.convert.to_transformers import INDEX
 from model.convert.unsplit import Piece
 from model.families.family import ModelSettings
 from model.families.weights import Weight, fill, tensors
@@ -40,8 +39,6 @@ FREE = {
     "mtp_loss_scaling_factor",
 }
 """Settings that a model and the one it starts from need not share: no weight that both have depends on them."""
-DERIVED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
-"""Ends of the names of tensors that old checkpoints carry along: functions of the settings."""
 
 
 class Import:
@@ -67,7 +64,7 @@ class Import:
         assert own.keys() == self._weights.keys()
         parts = [tensors(weight, own[name]) for name, weight in self._weights.items()]
         shapes = {name: tuple(part.shape) for name, part in itertools.chain.from_iterable(parts)}
-        self.tensors = _of_the_model(folder, _entries(folder), shapes, model)
+        self.tensors = _of_the_model(folder, shapes, model)
         """Every tensor that is read, by name."""
         self._empty = {name: own[name].to(self._dtype(weight, dtype)) for name, weight in self._weights.items()}
         if dtype is None:
@@ -176,58 +173,14 @@ class _Values:
         return piece.of(self._last[1])
 
 
-def _entries(folder: Path) -> dict[str, Entry]:
-    """Return every tensor of a folder by name."""
-    index = folder / INDEX
-    found: dict[str, Entry] = {}
-    for file in _files(index) if index.exists() else ["model.safetensors"]:
-        tensors_there = tensor_files.entries(folder / file)
-        twice = listed(f"{name} is in '{found[name].file}' too" for name in found.keys() & tensors_there.keys())
-        if twice:
-            raise UserError(f"'{folder / file}' is of another model than the files beside it: {twice}; copy them again")
-        found |= tensors_there
-    return found
-
-
-def _files(index: Path) -> list[str]:
-    try:
-        return sorted(set(read(index)["weight_map"].values()))
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"'{index}' is damaged (it has no weight_map); copy it again") from None
-
-
-def _of_the_model(
-    folder: Path, found: dict[str, Entry], shapes: dict[str, tuple[int, ...]], model: ModelSettings
-) -> dict[str, Entry]:
+def _of_the_model(folder: Path, shapes: dict[str, tuple[int, ...]], model: ModelSettings) -> dict[str, Entry]:
     """Return those of a folder's tensors that are read, which must be the model's."""
-    found = {name: entry for name, entry in found.items() if not name.endswith(DERIVED)}
+    found = tensors_of_folder.found(folder)
     beside = [name for name in sorted(found) if model.is_beside(name)]
     if beside:
         warnings.warn(f"'{folder}' also holds what is left out: {listed(beside)}", stacklevel=2)
-        found = {name: entry for name, entry in found.items() if name not in beside}
-    if model.share_embeddings_and_output_weights:
-        _drop_tied(folder, found, shapes)
-    faults = differences({name: entry.shape for name, entry in found.items()}, shapes)
-    types = {name: found[name].dtype for name in sorted(found) if found[name].dtype not in DTYPES}
-    faults += [f"{name} is {dtype}, none of {', '.join(DTYPES)}" for name, dtype in types.items()]
-    if faults:
-        raise UserError(f"the weights in '{folder}' are not the model's: {listed(faults)}")
-    return found
-
-
-def _drop_tied(folder: Path, found: dict[str, Entry], shapes: dict[str, tuple[int, ...]]) -> None:
-    """Take out the output layer of a model that has none of its own, but that was saved as if it had."""
-    for head, table in (
-        ("lm_head.weight", "model.embed_tokens.weight"),
-        ("embed_out.weight", "gpt_neox.embed_in.weight"),
-    ):
-        if head in found and head not in shapes and table in found:
-            if not torch.equal(tensor_files.read(found[head]), tensor_files.read(found[table])):
-                raise UserError(
-                    f"'{folder}' is to share embeddings and output weights, but its {head} is not its {table}; "
-                    "correct tie_word_embeddings in its config.json and model.share_embeddings_and_output_weights"
-                )
-            del found[head]
+    own = {name: entry for name, entry in found.items() if name not in beside}
+    return tensors_of_folder.checked(folder, own, shapes, model.share_embeddings_and_output_weights)
 
 
 def read_transformers(folder: Path, job: Job, decoder: Decoder) -> None:

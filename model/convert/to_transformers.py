@@ -1,12 +1,10 @@
-"""Writes the weights of a checkpoint as `transformers` has them, weight by weight: the memory is that of two."""
+"""Writes the weights of a checkpoint as `transformers` has them, weight by weight: the memory is that of one or two."""
 
 import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,14 +13,12 @@ from model.checkpoints.reader import Reader
 from model.convert import tensor_files, unsplit
 from model.convert.faults import differences, listed, require_finite
 from model.convert.tensor_files import Spec, Writer
+from model.convert.tensors_of_folder import INDEX
 from model.families.family import ModelSettings
 from model.families.weights import Weight, tensors
 from stages.errors import UserError
 from stages.files import write_json
 
-T = TypeVar("T")
-INDEX = "model.safetensors.index.json"
-"""The file that says where each tensor is, if there is more than one file."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Types that a model is written in, by the name that its configuration gives them."""
 TRAINING = ("optimizer.", "average.")
@@ -95,9 +91,8 @@ class Export:
         """
         with contextlib.ExitStack() as stack:
             writers = self._open(folder, stack)
-            values = _ahead(self.read(weight.megatron) for weight in self.weights)
-            for weight, value in zip(self.weights, values, strict=True):
-                for name, tensor in tensors(weight, value):
+            for weight in self.weights:
+                for name, tensor in tensors(weight, self.read(weight.megatron)):
                     writers[name].write(name, tensor)
                     progress(tensor.nbytes)
         if len(self.files) > 1:
@@ -176,12 +171,3 @@ def in_files(tensors: Mapping[str, Spec], size: int) -> dict[str, list[str]]:
     if len(files) == 1:
         return {"model.safetensors": files[0]}
     return {f"model-{number:05d}-of-{len(files):05d}.safetensors": names for number, names in enumerate(files, 1)}
-
-
-def _ahead(values: Iterator[T]) -> Iterator[T]:
-    """Yield values; while one is used, the next is made in a thread."""
-    with ThreadPoolExecutor(1) as thread:
-        following = thread.submit(list, itertools.islice(values, 1))
-        while some := following.result():
-            following = thread.submit(list, itertools.islice(values, 1))
-            yield some[0]

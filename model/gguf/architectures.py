@@ -1,4 +1,4 @@
-"""The architectures of llama.cpp that the families are written as, and what each of them lacks."""
+"""The architectures of llama.cpp that the families are written as, and where each has which tensor."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from model.gguf.folder import Folder, tied
 from model.gguf.tensors import (
     Make,
     Target,
-    constant,
+    as_it_is,
     in_layer,
     interleaved,
     latent_keys,
@@ -46,7 +46,7 @@ _LATENT_ATTENTION = {
 _SHARED_EXPERTS = {f"mlp.shared_experts.{part}_proj": f"ffn_{part}_shexp" for part in ("gate", "up", "down")}
 _LLAMA = _OUTER | _ATTENTION | _GATED_MLP | _PRE_NORMS
 _QKV_BIASES = frozenset({"attn_q", "attn_k", "attn_v"})
-_LLAMA_BIASES = _QKV_BIASES | {"attn_output", "ffn_gate", "ffn_up", "ffn_down"}
+_LLAMA_BIASES = frozenset(_ATTENTION.values()) | frozenset(_GATED_MLP.values())
 _NEOX = {
     "gpt_neox.embed_in": "token_embd",
     "gpt_neox.final_layer_norm": "output_norm",
@@ -76,7 +76,7 @@ class Architecture:
     lacks: Callable[[PreTrainedConfig], Iterator[str]]
     """Yields what the configuration has and the architecture does not."""
     biases: frozenset[str] = frozenset()
-    """Its modules that may have a bias, besides LayerNorms."""
+    """Its modules that may have a bias."""
     shares_output: bool = True
     """A file without output layer takes the table of embeddings."""
     makers: Callable[[PreTrainedConfig], Mapping[str, Make]] = _none
@@ -91,7 +91,7 @@ def targets(folder: Folder, architecture: Architecture) -> Iterator[Target]:
     """
     config, makers = folder.config, architecture.makers(folder.config)
     if (factors := rope.frequency_factors(config)) is not None:
-        yield Target("rope_freqs.weight", (), constant(factors))
+        yield Target("rope_freqs.weight", (), constant=factors)
     for name, parts in with_experts_together(folder.entries):
         if name.endswith("kv_b_proj.weight"):
             layer, _ = in_layer(name)
@@ -99,7 +99,7 @@ def targets(folder: Folder, architecture: Architecture) -> Iterator[Target]:
             yield Target(f"blk.{layer}.attn_v_b.weight", parts, latent_values(config))
             continue
         module, full = _translated(name, architecture)
-        yield Target(full, parts, makers.get(module, Target.make), stacked=name not in folder.entries)
+        yield Target(full, parts, makers.get(module, as_it_is), stacked=name not in folder.entries)
     if tied(config) and not architecture.shares_output:
         table = next(name for name in folder.entries if _translated(name, architecture)[0] == "token_embd")
         yield Target("output.weight", (table,))
@@ -112,8 +112,7 @@ def _translated(name: str, architecture: Architecture) -> tuple[str, str]:
         return "exp_probs_b", f"blk.{layer}.exp_probs_b.bias"
     module, _, suffix = rest.rpartition(".")
     ours = architecture.names.get(module)
-    biased = ours is not None and (ours in architecture.biases or architecture.names is _NEOX)
-    if ours is None or (suffix == "bias" and not biased):
+    if ours is None or (suffix == "bias" and ours not in architecture.biases):
         raise UserError(f"llama.cpp's architecture {architecture.arch.name.lower()} has no place for {name}")
     return ours, f"{ours}.{suffix}" if layer is None else f"blk.{layer}.{ours}.{suffix}"
 
@@ -135,7 +134,7 @@ def _llama_rows(config: PreTrainedConfig) -> Mapping[str, Make]:
 
 
 _LLAMA_FAMILY = Architecture(
-    MODEL_ARCH.LLAMA, _LLAMA, facts.gated, lacking.llama, biases=frozenset(_LLAMA_BIASES), makers=_llama_rows
+    MODEL_ARCH.LLAMA, _LLAMA, facts.gated, lacking.llama, biases=_LLAMA_BIASES, makers=_llama_rows
 )
 _OLMO = Architecture(
     MODEL_ARCH.OLMO2,
@@ -179,6 +178,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         _NEOX,
         facts.neox,
         lacking.neox,
+        biases=frozenset(_NEOX.values()),
         shares_output=False,
         makers=lambda config: {"attn_qkv": unmixed(config.num_attention_heads)},
     ),

@@ -13,14 +13,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.core_model_loading import revert_weight_conversion
 
-from model.convert import tensor_files
-from model.convert.faults import differences, listed
-from model.convert.tensor_files import DTYPES, Entry
+from model.convert import tensor_files, tensors_of_folder
+from model.convert.config import read as read_json
+from model.convert.tensor_files import Entry
 from stages.errors import UserError
-from stages.files import read_json
-
-DERIVED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
-"""Ends of the names of tensors that old checkpoints carry along: functions of the configuration."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +55,14 @@ def read(path: Path, known: Collection[str]) -> Folder:
         UserError: A file is missing or damaged, the class is not known, or the weights are not the class'.
     """
     path = path / "model" if (path / "model" / "config.json").exists() else path
-    architecture = _architecture(path, _json(path / "config.json"), known)
+    architecture = _architecture(path, read_json(path / "config.json"), known)
     config = _config(path)
-    found = {name: entry for name, entry in _entries(path).items() if not name.endswith(DERIVED)}
+    found = tensors_of_folder.found(path)
     extra = {name for name in found if _is_extra(name, config)}
-    found = {name: entry for name, entry in found.items() if name not in extra}
     shapes = _shapes(config)
-    if tied(config):
-        _drop_copy(path, found, shapes)
-    faults = differences({name: entry.shape for name, entry in found.items()}, shapes)
-    types = {name: found[name].dtype for name in sorted(found) if found[name].dtype not in DTYPES}
-    faults += [f"{name} is {dtype}, none of {', '.join(DTYPES)}" for name, dtype in types.items()]
-    if faults:
-        raise UserError(f"the weights in '{path}' are not those of its config.json: {listed(faults)}")
-    return Folder(path, architecture, config, {name: found[name] for name in shapes}, bool(extra))
+    own = {name: entry for name, entry in found.items() if name not in extra}
+    own = tensors_of_folder.checked(path, own, shapes, tied(config))
+    return Folder(path, architecture, config, {name: own[name] for name in shapes}, bool(extra))
 
 
 def tied(config: PreTrainedConfig) -> bool:
@@ -98,24 +88,6 @@ def _config(path: Path) -> PreTrainedConfig:
     return config
 
 
-def _entries(folder: Path) -> dict[str, Entry]:
-    index = folder / "model.safetensors.index.json"
-    try:
-        names = sorted(set(_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"'{index}' is damaged (it has no weight_map); copy it again") from None
-    return {name: entry for file in names for name, entry in tensor_files.entries(folder / file).items()}
-
-
-def _json(file: Path) -> Any:
-    try:
-        return read_json(file)
-    except FileNotFoundError:
-        raise UserError(f"'{file}' is missing; bring it back, or choose another folder") from None
-    except ValueError as error:
-        raise UserError(f"'{file}' is damaged ({error}); copy it again") from None
-
-
 def _shapes(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
     """Return the sizes of the class' weights by name as `save_pretrained` writes them."""
     with torch.device("meta"), warnings.catch_warnings():
@@ -132,15 +104,3 @@ def _is_extra(name: str, config: PreTrainedConfig) -> bool:
     return (
         bool(getattr(config, "num_mtp_layers", 0)) and layer is not None and int(layer[1]) >= config.num_hidden_layers
     )
-
-
-def _drop_copy(folder: Path, found: dict[str, Entry], shapes: Mapping[str, object]) -> None:
-    """Take out the output layer of a model that has none of its own, but that was saved as if it had."""
-    for head, table in (
-        ("lm_head.weight", "model.embed_tokens.weight"),
-        ("embed_out.weight", "gpt_neox.embed_in.weight"),
-    ):
-        if head in found and table in found and table in shapes:
-            if not torch.equal(tensor_files.read(found[head]), tensor_files.read(found[table])):
-                raise UserError(f"'{folder}' says tie_word_embeddings, but its {head} is not its {table}; correct one")
-            del found[head]

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,15 +11,16 @@ from transformers import PreTrainedConfig
 
 from model.convert.tensor_files import Entry
 
-Make = Callable[[Sequence[Tensor]], Tensor]
-
-
-def _only(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0]
-
+Make = Callable[[Tensor], Tensor]
+"""Makes a tensor of the file of one on disk; works on the meta device too."""
 
 _EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(\w+\.weight)")
 _LAYER = re.compile(r"(?:model|gpt_neox)\.layers\.(\d+)\.(.*)")
+
+
+def as_it_is(weight: Tensor) -> Tensor:
+    """Return a tensor that both lay out alike."""
+    return weight
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,24 @@ class Target:
     name: str
     """Its name there."""
     parts: tuple[str, ...]
-    """Names on disk of the tensors that it is made of."""
-    make: Make = _only
-    """Makes it of them; works on the meta device too."""
+    """Names on disk of the tensors that it is made of: one, or experts."""
+    make: Make = as_it_is
+    """Makes it of each of them."""
     stacked: bool = False
-    """It holds the parts one after the other, each made alone: experts."""
+    """It has a dimension for the experts."""
+    constant: Tensor | None = None
+    """What it is where it is made of none."""
 
     def pieces(self, tensor: Callable[[str], Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Yield its values in order, with where they are from: one part after the other, or all at once.
+        """Yield its values in order, with where they are from.
 
         Args:
             tensor: Reads a part.
         """
-        if self.stacked:
-            yield from ((part, self.make([tensor(part)])) for part in self.parts)
-        else:
-            yield ", ".join(self.parts), self.make([tensor(part) for part in self.parts])
+        if self.constant is not None:
+            yield self.name, self.constant
+        for part in self.parts:
+            yield part, self.make(tensor(part))
 
     def shape(self, entries: Mapping[str, Entry]) -> tuple[int, ...]:
         """Return its sizes, of those of the parts."""
@@ -76,27 +79,22 @@ def interleaved(heads: int) -> Make:
     `transformers` rotates row i of a head's first half with row i of its second; llama.cpp's architecture llama has
     kept the order of Meta's own checkpoints.
     """
-    return lambda parts: parts[0].unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
-
-
-def constant(tensor: Tensor) -> Make:
-    """Return what makes a tensor of nothing."""
-    return lambda _: tensor
+    return lambda weight: weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
 def unmixed(heads: int) -> Make:
     """Return what puts GPT-NeoX's rows, per head query, key and value, into all queries, all keys, all values."""
-    return lambda parts: parts[0].unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+    return lambda weight: weight.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
 
 
 def latent_keys(config: PreTrainedConfig) -> Make:
     """Return what takes from MLA's `kv_b_proj` the keys, `[heads, latent, d]`: they are put into the queries."""
-    return lambda parts: _per_head(parts[0], config)[:, : config.qk_nope_head_dim].transpose(1, 2)
+    return lambda weight: _per_head(weight, config)[:, : config.qk_nope_head_dim].transpose(1, 2)
 
 
 def latent_values(config: PreTrainedConfig) -> Make:
     """Return what takes from MLA's `kv_b_proj` the values, `[heads, d, latent]`."""
-    return lambda parts: _per_head(parts[0], config)[:, config.qk_nope_head_dim :]
+    return lambda weight: _per_head(weight, config)[:, config.qk_nope_head_dim :]
 
 
 def _per_head(weight: Tensor, config: PreTrainedConfig) -> Tensor:

@@ -36,6 +36,17 @@ class Rotary(RotaryEmbedding):
         self._settings = width, tuple(scalings)
         inverse, self._factors = zip(*(frequencies(width, base, scaling) for scaling in scalings), strict=True)
         self.inv_freq = torch.cat(inverse)
+        self._last: tuple[Any, Tensor] | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return them, computed anew for another length alone.
+
+        Megatron-Core's own cache, one for the whole process, would keep models and their process groups alive.
+        """
+        asked = args, tuple(kwargs.items()), self.inv_freq.device
+        if self._last is None or self._last[0] != asked:
+            self._last = asked, RotaryEmbedding.forward.__wrapped__(self, *args, **kwargs)
+        return self._last[1]
 
     def with_base(self, base: float) -> "Rotary":
         """Return the same with another base."""
@@ -43,7 +54,7 @@ class Rotary(RotaryEmbedding):
         return Rotary(width, base, scalings)
 
     def get_emb(self, max_seq_len: int, offset: int = 0) -> Tensor:
-        """Return the cosines and sines of the whole sequence; Megatron-Core's call caches and cuts them."""
+        """Return the cosines and sines of the whole sequence; Megatron-Core's call cuts them."""
         twice = super().get_emb(max_seq_len, offset).unflatten(-1, (2, len(self._factors), -1))
         angles = twice.transpose(-3, -2).flatten(-2)  # [s, 1, 1, kinds, width], the second half as the first
         factors = angles.new_tensor(self._factors)[:, None]

@@ -16,8 +16,8 @@ import torch
 
 from model import parallel
 from model.checkpoints.checkpoint import Checkpoints
-from model.data.batches import Batch
 from model.counts import counts
+from model.data.batches import Batch
 from model.families.llama import Llama
 from model.launching.runtime import LocalLaunch, RuntimeSettings
 from model.progress import Progress

@@ -1,5 +1,6 @@
 """Folders with a small corpus and parameters, and the stages run in them as dvc runs them."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -13,6 +14,13 @@ from tests.model import corpus
 from tests.model.two_processes import TwoProcesses
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_groups_left() -> Iterator[None]:
+    """Let go of the process groups that the models of a file held; their threads would spin."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -204,6 +204,8 @@ REFUSALS: dict[str, tuple[Damage, str]] = {
     "tied": (configured(tie_word_embeddings=True), r"share_embeddings_and_output_weights is False, .* is True"),
     "biases": (configured(attention_bias=True), r"model\.attention_bias is False, there it is True"),
     "another activation": (configured(hidden_act="gelu"), r'hidden_act = "gelu", which would be "silu"'),
+    "nonsense": (configured(hidden_size="wide"), r"config\.json' cannot be read by transformers: .*hidden_size"),
+    "nothing of a scaling": (configured(rope_parameters=7), r"config\.json' cannot be read"),
     "wide heads": (configured(head_dim=16), r"model\.kv_channels is 8, there it is 16"),
     "two faults": (
         configured(vocab_size=102, num_hidden_layers=4),

@@ -1,5 +1,6 @@
 """Processes for tests of parallelism."""
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -49,7 +50,10 @@ class TwoProcesses(Processes):
 
 def _as_rank(rank: int, environment: dict[str, str], function: Callable[..., None], arguments: Any) -> None:
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
-    function(*arguments)
+    try:
+        function(*arguments)
+    finally:
+        gc.collect()  # what is left of a model holds groups whose peers are gone, and their threads would spin
 
 
 def free_port() -> int:

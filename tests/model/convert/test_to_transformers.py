@@ -13,7 +13,8 @@ from model.convert import described, unsplit
 from model.convert.export import load
 from model.convert.from_transformers import Import
 from model.convert.tensor_files import Spec
-from model.convert.to_transformers import INDEX, Export, in_files
+from model.convert.tensors_of_folder import INDEX
+from model.convert.to_transformers import Export, in_files
 from stages.files import read_json
 from tests.model.families import table
 

@@ -130,6 +130,7 @@ def layouts_of(row: str) -> list[str]:
 CASES = [(row, layout) for row in table.ROWS for layout in layouts_of(row)]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("row", "layout"), CASES)
 def test_two_processes_have_the_loss_and_the_gradients_of_transformers(
     row: str, layout: str, two_processes: Callable[..., None], tmp_path: Path

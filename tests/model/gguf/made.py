@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from model.gguf import writer
-from model.gguf.pretokenizers import NAMES, PreTokenizer
+from model.gguf.pretokenizers import PreTokenizer
 from stages.corpus import bpe, vocabulary
 
 VOCAB_SIZE = 1000
@@ -121,9 +121,8 @@ def tokenizer() -> Tokenizer:
     return bpe.train(texts, VOCAB_SIZE)
 
 
-def named_tokenizer(name: str, texts: list[str]) -> Tokenizer:
-    """Return a tokenizer with a pre-tokenizer that llama.cpp has under a name, trained on some texts."""
-    chosen: PreTokenizer = next(known for known, given in NAMES.items() if given == name)
+def tokenizer_with(chosen: PreTokenizer, texts: list[str]) -> Tokenizer:
+    """Return a tokenizer with a pre-tokenizer, trained on some texts."""
     trained = Tokenizer(models.BPE(ignore_merges=chosen.ignore_merges))
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in chosen.patterns]
     end = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -105,7 +105,7 @@ def test_an_output_layer_saved_with_its_table_is_dropped_if_it_is_the_same(tmp_p
     save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, file, {"format": "pt"})
     assert made.gguf(source).read_bytes() == whole
     save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + 1}, file, {"format": "pt"})
-    with pytest.raises(UserError, match=r"tie_word_embeddings, but its lm_head.weight is not"):
+    with pytest.raises(UserError, match=r"to share embeddings and output weights, but its lm_head.weight is not"):
         made.gguf(source)
 
 

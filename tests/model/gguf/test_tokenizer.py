@@ -39,11 +39,13 @@ def test_ids_of_2000_strings_are_those_of_tokenizers(exported: Path, special: bo
         assert differing(opened, exported / "tokenizer.json", special) == []
 
 
-@pytest.mark.parametrize("name", pretokenizers.NAMES.values())
-def test_every_pre_tokenizer_by_name_is_the_one_of_llama_cpp(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("chosen", "name"), pretokenizers.NAMES.items(), ids=pretokenizers.NAMES.values())
+def test_every_pre_tokenizer_by_name_is_the_one_of_llama_cpp(
+    chosen: pretokenizers.PreTokenizer, name: str, tmp_path: Path
+) -> None:
     texts = made.texts(600)
     source = made.folder(tmp_path / "model", made.model("llama"))
-    made.named_tokenizer(name, texts).save(str(source / "tokenizer.json"))
+    made.tokenizer_with(chosen, texts).save(str(source / "tokenizer.json"))
     with made.llama(made.gguf(source), vocab_only=True) as opened:
         assert opened.metadata["tokenizer.ggml.pre"] == name
         assert differing(opened, source / "tokenizer.json", special=False, texts=texts) == []
