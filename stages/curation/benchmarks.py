@@ -14,7 +14,9 @@ from pydantic import Field
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stages.corpus.sources import Sha256
 from stages.errors import UserError
+from stages.files import sha256_tree
 from stages.settings import Settings
 
 
@@ -23,6 +25,8 @@ class Benchmark(Settings):
 
     folder: Path = Field(strict=False)
     """The folder with the README.md."""
+    sha256: Sha256
+    """Digest of the folder, by `stages.files.sha256_tree`: other data is another run of `curate`."""
     splits: tuple[str, ...] = Field(min_length=1)
     """Splits that a model is scored on; those for training may be trained on."""
     tasks: tuple[str, ...]
@@ -60,22 +64,23 @@ class Manifest(Settings):
     """Which evaluation data documents were checked against, and how."""
 
     ngram: int
-    """Words of an n-gram."""
+    """Words of an n-gram; of the longest where chains differ, 0 where nothing was checked."""
     benchmarks: dict[str, Checked]
     """By name."""
 
-    def covered(self, tasks: list[str]) -> list[str]:
-        """Return those of the tasks whose data the documents were checked against, in their order."""
-        patterns = [pattern for checked in self.benchmarks.values() for pattern in checked.tasks]
-        return [task for task in tasks if any(fnmatchcase(task, pattern) for pattern in patterns)]
+    def benchmark_of(self, task: str) -> str | None:
+        """Return the first benchmark, by name, that says that it is the data of a task; None if none does."""
+        found = (name for name in sorted(self.benchmarks) if _names(self.benchmarks[name].tasks, task))
+        return next(found, None)
 
 
 def read_rows(name: str, benchmark: Benchmark) -> Iterator[Row]:
     """Yield the rows of a benchmark's splits, file by file.
 
     Raises:
-        UserError: The folder is not laid out as said above, or has none of the splits.
+        UserError: The folder is not the pinned one, is not laid out as said above, or has none of the splits.
     """
+    _check_pin(name, benchmark)
     paths = _paths(benchmark)
     if not paths:
         splits = ", ".join(benchmark.splits)
@@ -84,6 +89,20 @@ def read_rows(name: str, benchmark: Benchmark) -> Iterator[Row]:
         for number, value in enumerate(_values(path)):
             row = f"{path.relative_to(benchmark.folder).as_posix()}:{number}"
             yield Row(name, row, "\n".join(_strings(value)))
+
+
+def _check_pin(name: str, benchmark: Benchmark) -> None:
+    if not benchmark.folder.is_dir():
+        raise UserError(f"Benchmark '{name}': '{benchmark.folder}' is no folder. Fetch its data, or correct `folder`.")
+    if (found := sha256_tree(benchmark.folder)) != benchmark.sha256:
+        raise UserError(
+            f"Benchmark '{name}': '{benchmark.folder}' has the digest {found}, not {benchmark.sha256}. "
+            "Bring the pinned data back, or pin these."
+        )
+
+
+def _names(patterns: tuple[str, ...], task: str) -> bool:
+    return any(fnmatchcase(task, pattern) for pattern in patterns)
 
 
 def _paths(benchmark: Benchmark) -> list[Path]:

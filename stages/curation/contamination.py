@@ -7,7 +7,8 @@ What is found, it says by tags: the plain `contaminated`, and one for each row, 
 A row that is shorter than an n-gram can not be found, nor one that was translated or paraphrased.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from stages.curation.step import KEEP, Step, Verdict, each_text
 from stages.settings import Settings
 
 if TYPE_CHECKING:  # numpy takes too long to import for a check of params.yaml
+    from stages.curation.chain import Chain
     from stages.curation.overlap import Index, Passage
 
 CONTAMINATED = "contaminated"
@@ -68,32 +70,10 @@ class Contamination(Settings):
         """Return the step; it reads all evaluation data.
 
         Raises:
-            UserError: A benchmark's folder is not as it should be.
+            UserError: A benchmark's folder is not the pinned one, or not as it should be.
         """
-        index = self.index()
+        index = _index(tuple(self.benchmarks.items()), self.ngram)
         return each_text(lambda text: self._judge(index, text))
-
-    def index(self) -> "Index":
-        """Return the index of all benchmarks' rows, which is made once a process."""
-        return _index(tuple(self.benchmarks.items()), self.ngram)
-
-    def manifest(self) -> Manifest:
-        """Return which evaluation data the documents are checked against."""
-        from stages.files import sha256_tree
-
-        index = self.index()
-        short = [index.names[number][0] for number in index.short]
-        rows = [name for name, _ in index.names]
-        checked = {
-            name: Checked(
-                sha256=sha256_tree(benchmark.folder),
-                tasks=benchmark.tasks,
-                rows=rows.count(name),
-                short_rows=short.count(name),
-            )
-            for name, benchmark in self.benchmarks.items()
-        }
-        return Manifest(ngram=self.ngram, benchmarks=checked)
 
     def _judge(self, index: "Index", text: str) -> Verdict:
         passages = index.passages(text)
@@ -120,6 +100,34 @@ class Contamination(Settings):
             text = "\n\n".join(stripped for piece in pieces if (stripped := piece.strip()))
             passages = index.passages(text)
         return text
+
+
+def coverage(chains: Iterable["Chain"]) -> Manifest:
+    """Return the evaluation data that every chain checks its documents against, with the same settings.
+
+    What only some chains check does not count: documents of the others may hold it. Nor does it matter what a chain
+    does to what it finds; `Finding` tells that of each document.
+
+    Raises:
+        UserError: As `Contamination.build`.
+    """
+    steps = [[step for step in chain.steps if isinstance(step, Contamination)] for chain in chains]
+    checked = [{item for step in own for item in step.benchmarks.items()} for own in steps]
+    common = sorted(set.intersection(*checked), key=lambda item: item[0]) if checked else []
+    return _manifest(dict(common), max(step.ngram for own in steps for step in own) if common else 0)
+
+
+def _manifest(benchmarks: dict[str, Benchmark], ngram: int) -> Manifest:
+    if not benchmarks:
+        return Manifest(ngram=0, benchmarks={})
+    index = _index(tuple(benchmarks.items()), ngram)
+    rows = Counter(name for name, _ in index.names)
+    short = Counter(index.names[number][0] for number in index.short)
+    checked = {
+        name: Checked(sha256=benchmark.sha256, tasks=benchmark.tasks, rows=rows[name], short_rows=short[name])
+        for name, benchmark in benchmarks.items()
+    }
+    return Manifest(ngram=ngram, benchmarks=checked)
 
 
 def _findings(index: "Index", text: str, passages: "list[Passage]") -> Iterator[Finding]:

@@ -5,6 +5,7 @@ import pytest
 
 from stages.curation.benchmarks import Benchmark, Checked, Manifest, read_rows
 from stages.errors import UserError
+from tests.stages.curation.world import pinned
 
 README = """---
 license: mit
@@ -33,7 +34,7 @@ def folder(root: Path, path: str = "test.jsonl") -> Path:
 
 
 def benchmark(root: Path, *splits: str) -> Benchmark:
-    return Benchmark(folder=root, splits=splits, tasks=())
+    return pinned(root, splits)
 
 
 def test_a_row_is_all_its_strings_in_their_order(tmp_path: Path) -> None:
@@ -70,6 +71,6 @@ def test_tasks_are_covered_by_name_or_pattern() -> None:
         "arc": Checked(sha256="1", tasks=("arc_easy",), rows=1, short_rows=0),
     }
     manifest = Manifest(ngram=13, benchmarks=checked)
-    tasks = ["arc_challenge", "mmlu_anatomy", "arc_easy", "hellaswag"]
-    assert manifest.covered(tasks) == ["mmlu_anatomy", "arc_easy"]
+    tasks = ["arc_challenge", "mmlu_anatomy", "arc_easy", "mmlu"]
+    assert [manifest.benchmark_of(task) for task in tasks] == [None, "mmlu", "arc", "mmlu"]
     assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest

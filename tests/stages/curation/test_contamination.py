@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -6,10 +7,14 @@ from typing import Any
 import pytest
 
 from stages.corpus.documents import Document, document_id, text_digest
-from stages.curation.benchmarks import Benchmark
-from stages.curation.contamination import CONTAMINATED, Contamination, Finding
+from stages.curation.benchmarks import Benchmark, Manifest
+from stages.curation.chain import Chain
+from stages.curation.contamination import CONTAMINATED, Contamination, Finding, coverage
 from stages.curation.step import KEEP, Verdict
+from stages.errors import UserError
+from stages.files import sha256_tree
 from tests.shared import shared
+from tests.stages.curation.world import pinned
 
 ANSWER = "Four score and seven years ago our fathers brought forth, on this continent, a new nation"
 BEFORE, AFTER = "In November 1863 he said: ", " The speech took two minutes."
@@ -28,7 +33,7 @@ def benchmarks(tmp_path: Path) -> dict[str, Benchmark]:
     (tmp_path / "test.jsonl").write_text(
         json.dumps({"question": "Who said it?", "text": ANSWER}) + '\n{"q": "Short"}\n'
     )
-    return {"speeches": Benchmark(folder=tmp_path, splits=("test",), tasks=("speeches_*",))}
+    return {"speeches": pinned(tmp_path, ("test",), ("speeches_*",))}
 
 
 def judge(benchmarks: dict[str, Benchmark], text: str, **changes: Any) -> Verdict:
@@ -70,12 +75,36 @@ def test_a_cut_that_leaves_nothing_or_many_pieces_drops(benchmarks: dict[str, Be
     assert judge(benchmarks, f"{ANSWER} x {ANSWER} x", action="cut", max_cuts=1).reason == CONTAMINATED
 
 
-def test_the_manifest_says_what_was_checked(benchmarks: dict[str, Benchmark]) -> None:
-    settings = Contamination(step="contamination", benchmarks=benchmarks, ngram=13, action="drop", margin=0, max_cuts=0)
-    manifest = settings.manifest()
+def checks(benchmarks: dict[str, Benchmark], ngram: int = 13) -> Contamination:
+    return Contamination(step="contamination", benchmarks=benchmarks, ngram=ngram, action="drop", margin=0, max_cuts=0)
+
+
+def test_the_coverage_says_what_was_checked(benchmarks: dict[str, Benchmark]) -> None:
+    manifest = coverage([Chain(steps=(checks(benchmarks),))])
     checked = manifest.benchmarks["speeches"]
-    assert (manifest.ngram, checked.rows, checked.short_rows, len(checked.sha256)) == (13, 2, 1, 64)
-    assert manifest.covered(["speeches_1863", "essays"]) == ["speeches_1863"]
+    assert (manifest.ngram, checked.rows, checked.short_rows) == (13, 2, 1)
+    assert checked.sha256 == benchmarks["speeches"].sha256
+    assert [manifest.benchmark_of(task) for task in ("speeches_1863", "essays")] == ["speeches", None]
+
+
+def test_what_only_one_chain_checks_is_not_covered(benchmarks: dict[str, Benchmark]) -> None:
+    both = Chain(steps=(checks(benchmarks | {"letters": benchmarks["speeches"]}),))
+    one = Chain(steps=(checks(benchmarks, ngram=8), checks({}, ngram=20)))
+    assert coverage([both, one]).benchmarks.keys() == {"speeches"}
+    assert coverage([both, one]).ngram == 20
+    nothing = Manifest(ngram=0, benchmarks={})
+    assert coverage([both, Chain(steps=())]) == coverage([]) == nothing
+
+
+def test_data_that_is_not_the_pinned_is_refused_with_its_digest(benchmarks: dict[str, Benchmark]) -> None:
+    data = benchmarks["speeches"].folder / "test.jsonl"
+    data.write_text(data.read_text() + '{"question": "New?"}\n')
+    found = sha256_tree(data.parent)
+    with pytest.raises(UserError, match=rf"Benchmark 'speeches': .* has the digest {found}, not {'[0-9a-f]' * 64}\."):
+        checks(benchmarks).build()
+    shutil.rmtree(data.parent)
+    with pytest.raises(UserError, match=r"Benchmark 'speeches': '.*' is no folder"):
+        checks(benchmarks).build()
 
 
 def known() -> Iterator[tuple[str, str, str]]:
@@ -90,7 +119,7 @@ def test_all_known_overlaps_are_found_and_no_others_of_their_rows() -> None:
     wanted = set(known())
     bench, corpus = shared("bench"), shared("corpus")
     tasks = sorted({task for _, task, _ in wanted})
-    benchmarks = {name: Benchmark(folder=bench / name, splits=("test", "validation"), tasks=(name,)) for name in tasks}
+    benchmarks = {name: pinned(bench / name, ("test", "validation"), (name,)) for name in tasks}
     step = Contamination(
         step="contamination", benchmarks=benchmarks, ngram=13, action="tag", margin=0, max_cuts=0
     ).build()

@@ -11,7 +11,7 @@ from stages.curation.minhash import Deduplication, MinHash
 from stages.curation.parts import Part
 from stages.curation.split import SPLITS, Split
 from stages.files import sha256_tree
-from tests.stages.curation.world import chain, versions, write_parts
+from tests.stages.curation.world import chain, pinned, versions, write_parts
 
 DUPLICATES = Deduplication(near=MinHash(ngram=5, bands=6, rows=4, min_agreement=0.5, seed=0), survivor="first")
 SPLIT = Split(validation=0.2, test=0.3, seed=0)
@@ -168,18 +168,16 @@ def interrupted(after: int) -> Callable[[dict[Path, Work]], None]:
     return work
 
 
-def test_a_file_that_a_step_reads_is_part_of_the_key(tmp_path: Path, parts: list[Part], curate: Curate) -> None:
+def test_evaluation_data_is_part_of_the_key(tmp_path: Path, parts: list[Part], curate: Curate) -> None:
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "README.md").write_text(
         "---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: test, path: t.jsonl}\n---\n"
     )
-    benchmark = {"folder": str(tmp_path / "bench"), "splits": ("test",), "tasks": ()}
     step = {"step": "contamination", "ngram": 8, "action": "drop", "margin": 0, "max_cuts": 0}
-    checked = chain({**step, "benchmarks": {"peps": benchmark}})
-    parts = [Part(part.path, part.sha256, part.domain, checked) for part in parts]
     keys = []
     for passage in ("one text", "another text"):
         (tmp_path / "bench" / "t.jsonl").write_text(f'{{"text": "{passage}"}}\n')
-        curate(parts)
+        checked = chain({**step, "benchmarks": {"peps": pinned(tmp_path / "bench", ("test",))}})
+        curate([Part(part.path, part.sha256, part.domain, checked) for part in parts])
         keys.append(finished(tmp_path))
     assert not keys[0] & keys[1]

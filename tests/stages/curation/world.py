@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from stages.corpus.documents import Document, ShardWriter, document_id, text_digest
+from stages.curation.benchmarks import Benchmark
 from stages.curation.chain import Chain
 from stages.curation.parts import Part
-from stages.files import read_jsonl, sha256_file
+from stages.files import read_jsonl, sha256_file, sha256_tree
 from tests.shared import shared
 
 
@@ -30,6 +31,11 @@ def write_parts(
                 writer.add(document(text, f"{number:05d}", "prose", source))
         parts += [Part(path, sha256_file(path), "prose", steps) for path in sorted(folder.glob(f"{source}-*"))]
     return parts
+
+
+def pinned(folder: Path, splits: tuple[str, ...], tasks: tuple[str, ...] = ()) -> Benchmark:
+    """Return a folder of evaluation data as it is now."""
+    return Benchmark(folder=folder, sha256=sha256_tree(folder), splits=splits, tasks=tasks)
 
 
 def versions(count: int) -> dict[str, list[str]]:
