@@ -14,11 +14,11 @@ GROUPS = ("domain", "source", "license", "language")
 
 
 def report(paths: Sequence[Path]) -> dict[str, Any]:
-    """Return documents and bytes: kept by split, dropped by reason, and each way through the steps (`trail.funnel`).
+    """Return documents and bytes: kept by split, dropped by reason, and each way through the steps (`trail.fates`).
 
     What is kept counts with the bytes that it has left, what is dropped with those that it had.
     """
-    funnel = trail.funnel(paths)
+    funnel = trail.fates(paths)
     kept = [row for row in funnel if row["split"]]
     dropped = [row for row in funnel if not row["split"]]
     return {

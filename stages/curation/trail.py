@@ -1,6 +1,6 @@
 """The verdict store: one row for every document that curation read, kept or dropped, in Parquet, by part.
 
-What happened to one document is `explain`; how many went where, and why, is `funnel`; samples are `gallery`. All
+What happened to one document is `explain`; how many went where, and why, is `fates`; samples are `gallery`. All
 stream: memory holds a row group, and what is returned.
 """
 
@@ -47,7 +47,7 @@ SCHEMA = pa.schema(
     ]
 )
 _REPEATED = ["source", "domain", "license", "language", "outcome", "step", "reason", "edits", "tags", "split"]
-FUNNEL = ("source", "domain", "license", "language", "split", "step", "reason")
+FATES = ("source", "domain", "license", "language", "split", "step", "reason")
 
 
 def row(before: Document, outcome: Outcome) -> dict[str, Any]:
@@ -126,21 +126,21 @@ def explain(paths: Sequence[Path], identity: str) -> dict[str, Any]:
     return {**found, "events": json.loads(found["events"]), "duplicates": others}
 
 
-def funnel(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return documents, bytes and kept bytes of each combination of `FUNNEL` that occurs, in their order.
+def fates(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return documents, bytes and kept bytes of each combination of `FATES` that occurs, in their order.
 
     A step and a reason are those that dropped the documents, null for kept ones, which alone have a split.
     """
     counts: dict[tuple[Any, ...], Counter[str]] = {}
-    for table in _tables(paths, [*FUNNEL, "bytes", "kept_bytes"]):
-        sums = table.group_by(list(FUNNEL)).aggregate([("bytes", "count"), ("bytes", "sum"), ("kept_bytes", "sum")])
+    for table in _tables(paths, [*FATES, "bytes", "kept_bytes"]):
+        sums = table.group_by(list(FATES)).aggregate([("bytes", "count"), ("bytes", "sum"), ("kept_bytes", "sum")])
         for group in sums.to_pylist():
-            count = counts.setdefault(tuple(group[name] for name in FUNNEL), Counter())
+            count = counts.setdefault(tuple(group[name] for name in FATES), Counter())
             count["documents"] += group["bytes_count"]
             count["bytes"] += group["bytes_sum"]
             count["kept_bytes"] += group["kept_bytes_sum"]
     order = sorted(counts, key=lambda key: [value or "" for value in key])
-    return [{**dict(zip(FUNNEL, key, strict=True)), **counts[key]} for key in order]
+    return [{**dict(zip(FATES, key, strict=True)), **counts[key]} for key in order]
 
 
 def lengths(paths: Sequence[Path]) -> list[dict[str, Any]]:

@@ -106,13 +106,13 @@ def measure(snapshot: Path, out: Path, workers: int) -> None:
     begin, cpu = time.perf_counter(), time.process_time()
     with started(Local(kind="local", workers=workers)) as pool:
         curate(parts, duplicates, Split(validation=0.02, test=0.05, seed=0), pool, out / "scratch", out / "curated")
-    funnel = trail.funnel(sorted((out / "curated" / "trail").iterdir()))
+    fates = trail.fates(sorted((out / "curated" / "trail").iterdir()))
     reasons: Counter[str] = Counter()
-    for row in funnel:
+    for row in fates:
         reasons[row["reason"] or "kept"] += row["documents"]
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     taken = {
-        "megabytes": sum(row["bytes"] for row in funnel) / 1e6,
+        "megabytes": sum(row["bytes"] for row in fates) / 1e6,
         "seconds": time.perf_counter() - begin,
         "cpu_seconds": time.process_time() - cpu,
         "peak_megabytes": max(peaks) / 1024,

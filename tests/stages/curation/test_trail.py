@@ -66,8 +66,8 @@ def test_an_id_that_no_document_has_is_refused(stored: list[Path]) -> None:
         trail.explain(stored, "abc")
 
 
-def test_the_funnel_accounts_for_every_document_and_byte(stored: list[Path]) -> None:
-    rows = trail.funnel(stored)
+def test_the_fates_account_for_every_document_and_byte(stored: list[Path]) -> None:
+    rows = trail.fates(stored)
     assert sum(row["documents"] for row in rows) == len(TEXTS)
     assert sum(row["bytes"] for row in rows) == sum(map(len, TEXTS))
     found: dict[tuple[Any, ...], int] = {
