@@ -36,5 +36,5 @@ def selected(source: FilesSource) -> list[str]:
                 f"'{path}' in '{source.root}' is a link to nothing, or to a folder that it lies in. "
                 "Mend it, or add it to `exclude`."
             )
-    formats.check(paths, f"'{source.root}'")
+    formats.check(paths, f"'{source.root}'", source.formats)
     return paths

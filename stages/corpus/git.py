@@ -52,7 +52,7 @@ class GitStore(Store):
         selected = select(entries, self._source.include, self._source.exclude)
         modes = {path: entries[path][0] for path in selected}
         files = [path for path in selected if modes[path] not in _SKIPPED]
-        formats.check(files, self.where)
+        formats.check(files, self.where, self._source.formats)
         return Listing(
             {"commit": commit},
             tuple(entries[path][1] for path in files),

@@ -48,7 +48,7 @@ class HubStore(Store):
             raise UserError(self._unpinned())
         stored = {file.path: file for file in self._tree()}
         selected = select(self._declared(stored), self._source.include, self._source.exclude)
-        formats.check(selected, self.where)
+        formats.check(selected, self.where, self._source.formats)
         return Listing({self._source.dataset: self._source.revision}, tuple(stored[path] for path in selected), {})
 
     def fetch(self, file: Reference) -> Path:

@@ -41,7 +41,7 @@ class UrlStore(Store):
 
     def listing(self) -> Listing:
         """Return the files with the sizes and ETags that their servers say."""
-        formats.check(self._source.files, self.where)
+        formats.check(self._source.files, self.where, self._source.formats)
         return Listing({}, tuple(self._listed(name) for name in sorted(self._source.files)), {})
 
     def fetch(self, file: Reference) -> Path:

@@ -3,9 +3,8 @@
 import codecs
 import re
 
-import pathspec
-
 from stages.errors import UserError
+from stages.formats.patterns import fits
 from stages.formats.row import Options
 
 _MARKS = (
@@ -75,7 +74,7 @@ def _known(label: bytes) -> str | None:
 
 
 def _stated(data: bytes, name: str, options: Options) -> tuple[str, str] | None:
-    fitting = [encoding for pattern, encoding in options.settings.encodings.items() if _fits(pattern, name)]
+    fitting = [encoding for pattern, encoding in options.settings.encodings.items() if fits([pattern], name)]
     if not fitting:
         return None
     if (encoding := known(fitting[-1])) is None:
@@ -87,10 +86,6 @@ def _stated(data: bytes, name: str, options: Options) -> tuple[str, str] | None:
             f"'{name}' is not valid {encoding} at byte {error.start}. Correct the source's `formats.encodings`, or "
             "add it to `exclude`."
         ) from None
-
-
-def _fits(pattern: str, name: str) -> bool:
-    return pathspec.PathSpec.from_lines("gitignore", [pattern]).match_file(name)
 
 
 def _told(data: bytes, declared: str | None) -> tuple[str, str] | None:

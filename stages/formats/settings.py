@@ -13,6 +13,9 @@ class FormatSettings(Settings):
     encodings: dict[str, str] = Field(default_factory=dict)
     """Encoding by pattern as in .gitignore, such as `"*-8.txt": latin-1`; the last that fits wins. Other files are
     decoded as their byte order mark or declaration says, as UTF-8, or as detected."""
+    plain: tuple[str, ...] = ()
+    """Patterns as in .gitignore of files that are text as they stand, whatever their ending, such as `["*.py", "*.rs",
+    Makefile]`. Code in another encoding than UTF-8 is read as its first two lines say (PEP 263)."""
     html: Literal["main", "whole"] = "main"
     """Text of HTML: `main` leaves out navigation, headers, footers and the like; `whole` takes all that is shown."""
     latex_math: Literal["verbatim", "text"] = "verbatim"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stages.errors import UserError
 from stages.formats import formats
 from stages.formats.row import Options
+from stages.formats.settings import FormatSettings
 from tests.stages.formats.reading import rows, text
 
 LINES = "".join(json.dumps({"text": f"Row {number}: café", "license": "MIT"}) + "\n" for number in range(500)).encode()
@@ -137,9 +138,48 @@ def test_a_column_of_parquet_that_is_missing_or_no_text_is_named() -> None:
 
 
 def test_a_name_without_a_format_is_refused_with_the_formats() -> None:
-    formats.check(["a.md", "b/c.xml.bz2", "d.warc.gz"], "here")
-    with pytest.raises(UserError, match=r"'a\.bin' in here is none of \.txt, .*`include`"):
-        formats.check(["a.bin"], "here")
+    formats.check(["a.md", "b/c.xml.bz2", "d.warc.gz"], "here", FormatSettings())
+    with pytest.raises(UserError, match=r"'a\.bin' in here is none of \.txt, .*`include`.*`formats\.plain`"):
+        formats.check(["a.bin"], "here", FormatSettings())
+
+
+def test_code_is_read_as_it_stands_where_the_source_names_it() -> None:
+    plain = ("*.rs", "Makefile", "/data/*.json")
+    names = ["src/main.rs", "deep/Makefile", "data/a.json", "old/main.rs.gz"]
+    formats.check(names, "here", FormatSettings(plain=plain))
+    code = 'fn main() {\r\n\tprintln!("é");\n}\n'
+    assert {text(code.encode(), name, plain=plain) for name in names[:3]} == {code}
+    assert text(gzip.compress(code.encode()), names[3], plain=plain) == code
+
+
+@pytest.mark.parametrize("head", ["# -*- coding: koi8-r -*-\n", "#!/bin/sh\n# vim: set fileencoding=koi8-r :\n"])
+def test_code_in_another_encoding_says_so_at_its_top(head: str) -> None:
+    code = f"{head}name = 'Заглавие'\n"
+    (row,) = rows(code.encode("koi8-r"), "a.py", plain=("*.py",))
+    assert (row.text, row.encoding) == (code, "koi8-r")
+
+
+def test_json_is_objects_one_after_another_or_in_an_array() -> None:
+    values = [{"text": "één", "n": 1}, {"text": "{two}\n", "n": 2}]
+    spread = "\n\n".join(json.dumps(value, indent=4) for value in values)
+    for data in (spread, json.dumps(values), json.dumps(values[0]) + json.dumps(values[1])):
+        found = rows(data.encode(), "a.json")
+        assert [(row.place, row.text, row.columns["n"]) for row in found] == [(":1", "één", 1), (":2", "{two}\n", 2)]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"text": "a"}\n{"text": "b"', r"'a\.json' is not JSON: .*line 2"),
+        (b'{"text": "a"} 1', r"'a\.json:2' is not a JSON object"),
+        (b"[" * 100_000, r"'a\.json' is not JSON"),
+        (b'{"body": ""}', r"'a\.json:1' has no column 'text'; it has 'body'"),
+        (b'{"text": "\\ud800"}', r"'a\.json:1': column 'text' holds .*half a surrogate pair"),
+    ],
+)
+def test_json_that_is_no_objects_is_named(data: bytes, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        rows(data, "a.json")
 
 
 def test_line_ends_stay(tmp_path: Path) -> None:
