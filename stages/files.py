@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,21 @@ def write_json(path: Path, value: Any, sort_keys: bool = True) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line, keys in the order given."""
+    with jsonl_writer(path) as write:
+        for row in rows:
+            write(row)
+
+
+@contextlib.contextmanager
+def jsonl_writer(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield a function that appends a row to a new JSON-lines file, for rows that come while other work is done."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
-        for row in rows:
+
+        def write(row: Mapping[str, Any]) -> None:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+        yield write
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

@@ -3,8 +3,8 @@
 Reads the sources that params.yaml names in `snapshot`. Writes to out/snapshot/:
 
 - documents/<source>-<00000>.parquet: the admitted documents (columns of `stages.corpus.documents.Document`)
-- references/<source>.jsonl: for sources that are taken by reference, or from elsewhere, the path, size, digest, etag and
-  revision of each file
+- references/<source>.jsonl: for sources that are taken by reference, or from elsewhere, the path, size, digest, etag
+  and revision of each file
 - manifest.json: for each source its settings, exact versions, licenses and what they ask, counts, refusals, what was
   skipped, digest and shards.
   The digest is SHA-256 over a line `<sha256 of the text>  <license>  <origin>` for each text in order, whether
@@ -13,12 +13,14 @@ Reads the sources that params.yaml names in `snapshot`. Writes to out/snapshot/:
 - metrics.json: documents and bytes, admitted and refused
 """
 
-from typing import Literal
+import shutil
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
 from stages.corpus.sources import Name, Source
-from stages.files import output, write_json, write_jsonl
+from stages.files import output, write_json
 from stages.runner import run
 from stages.settings import Settings, load
 
@@ -60,18 +62,30 @@ def main() -> None:
             take_or_keep(name, settings.sources[name], allowed, settings.shard_bytes, folder / "documents")
             for name in sorted(settings.sources)
         ]
-        manifest = {source.name: source.manifest for source in taken}
-        write_json(folder / "manifest.json", {"sources": manifest})
-        write_jsonl(folder / "refused.jsonl", (row for source in taken for row in source.refused))
-        metrics = {
-            "documents": sum(source["documents"] for source in manifest.values()),
-            "bytes": sum(source["bytes"] for source in manifest.values()),
-            "refused_documents": sum(len(source.refused) for source in taken),
-        }
+        write_json(folder / "manifest.json", {"sources": {source.name: source.manifest for source in taken}})
+        _join(folder / "refused", folder / "refused.jsonl")
+        metrics = _metrics([source.manifest for source in taken])
         write_json(folder / "metrics.json", metrics)
     forget_all()
     print(f"snapshot: {metrics['documents']:,} documents, {metrics['bytes'] / 1e6:.1f} MB, ", end="")
     print(f"{metrics['refused_documents']:,} refused by license")
+
+
+def _metrics(manifests: list[dict[str, Any]]) -> dict[str, int]:
+    return {
+        "documents": sum(source["documents"] for source in manifests),
+        "bytes": sum(source["bytes"] for source in manifests),
+        "refused_documents": sum(count["documents"] for source in manifests for count in source["refused"].values()),
+    }
+
+
+def _join(folder: Path, joined: Path) -> None:
+    """Make one file of a folder's, in name order."""
+    with joined.open("wb") as file:
+        for path in sorted(folder.iterdir()):
+            with path.open("rb") as part:
+                shutil.copyfileobj(part, file)
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The license gate: a source's texts become documents or refusals, and both are counted and digested."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,20 +18,20 @@ class Record:
     """What is noted while a source streams by.
 
     Attributes:
+        refuse: Takes one row a refused document, in order; there may be billions, so none is kept here.
         digest: SHA-256 over a line for each text.
         admitted: Documents and bytes by license.
         reasons: Refused documents and bytes by reason.
         encodings: Texts and bytes by the encoding that they were read from.
         flags: Admitted documents and bytes by what their licenses ask, as in stages.corpus.license_flags.
-        refused: One row a refused document, in order.
     """
 
+    refuse: Callable[[dict[str, str]], object]
     digest: Any = field(default_factory=hashlib.sha256)
     admitted: Tally = field(default_factory=Tally)
     reasons: Tally = field(default_factory=Tally)
     encodings: Tally = field(default_factory=Tally)
     flags: Tally = field(default_factory=Tally)
-    refused: list[dict[str, str]] = field(default_factory=list)
 
 
 def admit(
@@ -54,7 +54,7 @@ def admit(
         record.digest.update(f"{sha256}  {terms.expression}  {origin}\n".encode())
         if reason := candidate.problem or refusal(terms, allowed):
             record.reasons.add(reason, length)
-            record.refused.append(
+            record.refuse(
                 {"source": name, "origin": origin, "license": terms.expression, "reason": reason, "sha256": sha256}
             )
             continue

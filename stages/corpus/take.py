@@ -15,7 +15,7 @@ from stages.corpus.licenses import stated
 from stages.corpus.sources import FilesSource, InstalledSource, Source
 from stages.corpus.stores import reading
 from stages.errors import UserError
-from stages.files import OUT
+from stages.files import OUT, jsonl_writer
 
 DOWNLOADS = OUT / "snapshot.downloads"
 # A new kind of source is a settings class in stages.corpus.sources and its reader here, or its store in
@@ -30,19 +30,18 @@ class Taken:
     Attributes:
         name: The source's name.
         manifest: Its entry in manifest.json.
-        refused: One row a refused document, in order.
     """
 
     name: str
     manifest: dict[str, Any]
-    refused: list[dict[str, str]]
 
 
 def take(name: str, source: Source, allowed: frozenset[str], shard_bytes: int, folder: Path) -> Taken:
     """Write the admitted documents of a source to `folder` and return what came of it.
 
-    A source by reference has no documents here: its files are listed beside `folder`, in references/<name>.jsonl,
-    as are those of a source that was downloaded. What is downloaded stays until the source is whole.
+    The refused are listed beside `folder`, in refused/<name>.jsonl. A source by reference has no documents here: its
+    files are listed in references/<name>.jsonl, as are those of a source that was downloaded. What is downloaded stays
+    until the source is whole.
 
     Raises:
         UserError: The source cannot be read, is empty, or is not the pinned one.
@@ -51,8 +50,11 @@ def take(name: str, source: Source, allowed: frozenset[str], shard_bytes: int, f
     downloads = DOWNLOADS / name
     with _named(name):
         opened = _open(source, downloads)
-        record = Record()
-        with ShardWriter(folder, name, shard_bytes) as writer:
+        with (
+            jsonl_writer(folder.parent / "refused" / f"{name}.jsonl") as refuse,
+            ShardWriter(folder, name, shard_bytes) as writer,
+        ):
+            record = Record(refuse)
             for document in admit(name, source, opened.candidates, allowed, shard_bytes, record):
                 writer.add(document)
     named = opened.references
@@ -73,7 +75,7 @@ def take(name: str, source: Source, allowed: frozenset[str], shard_bytes: int, f
         **_of_references(opened),
     }
     shutil.rmtree(downloads, ignore_errors=True)
-    return Taken(name, manifest, record.refused)
+    return Taken(name, manifest)
 
 
 def _open(source: Source, downloads: Path) -> Reading:

@@ -4,7 +4,9 @@ import hashlib
 import json
 import re
 import shutil
+import tracemalloc
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from stages.corpus.candidates import Candidate
 from stages.corpus.docstrings import docstrings
 from stages.corpus.documents import Document, read
+from stages.corpus.gate import Record, admit
+from stages.corpus.licenses import License
+from stages.corpus.sources import FilesSource
 from stages.errors import UserError
-from stages.files import read_json, read_jsonl, sha256_file, sha256_tree
+from stages.files import jsonl_writer, read_json, read_jsonl, sha256_file, sha256_tree
+from stages.settings import validate
 
 OUT = Path("out/snapshot")
 Run = Callable[..., None]
@@ -272,3 +279,29 @@ def test_a_document_longer_than_a_shard_is_an_error(params: Params, run_stages: 
     with pytest.raises(UserError, match=r"has \d+ bytes, more than snapshot\.shard_bytes = 1000") as raised:
         run_stages("snapshot")
     assert re.search(r"'python==3\.11\.\d+/", str(raised.value))
+
+
+def test_the_refused_of_all_sources_are_listed_in_the_order_of_their_names(params: Params, run_stages: Run) -> None:
+    python = params["snapshot"]["sources"]["stdlib"]
+    folders = {"b": ["/wsgiref/"], "a_b": ["/json/"], "a": ["/sqlite3/"]}
+    params["snapshot"]["sources"] |= {
+        name: {**python, "license": "MPL-2.0", "include": include} for name, include in folders.items()
+    }
+    run_stages("snapshot")
+    rows = list(read_jsonl(OUT / "refused.jsonl"))
+    assert [source for source, _ in groupby(row["source"] for row in rows)] == ["a", "a_b", "b"]
+    assert len(rows) == read_json(OUT / "metrics.json")["refused_documents"]
+    assert not (OUT / "refused").exists()
+
+
+def test_memory_is_flat_in_what_is_refused(tmp_path: Path) -> None:
+    candidates = (Candidate("a page\n", f"wiki.xml:{number}", License("MPL-2.0")) for number in range(10_000))
+    source = validate("texts", FilesSource, TEXTS, "test")
+    tracemalloc.start()
+    with jsonl_writer(tmp_path / "refused.jsonl") as refuse:
+        admitted = list(admit("texts", source, candidates, frozenset({"MIT"}), 1 << 20, Record(refuse)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert not admitted
+    assert (tmp_path / "refused.jsonl").stat().st_size > 1_000_000
+    assert peak < 500_000

@@ -33,6 +33,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def unheeded(_: dict[str, str]) -> None:
+    """Take a row of a refused document."""
+
+
 def settings(root: Path, **changes: Any) -> FilesSource:
     base = {"kind": "files", "domain": "prose", "root": str(root), "license_column": "license"}
     return validate("source", FilesSource, {**base, **changes}, "test")
@@ -48,7 +52,7 @@ def pinned(source: FilesSource, folder: Path) -> Taken:
 
 def referred(source: FilesSource, snapshot: Path, scratch: Path) -> list[Document]:
     listed = references.read(snapshot / "references/texts.jsonl")
-    return list(references.documents("texts", source, listed, ALLOWED, SHARD_BYTES, scratch, Record()))
+    return list(references.documents("texts", source, listed, ALLOWED, SHARD_BYTES, scratch, Record(unheeded)))
 
 
 def test_documents_by_reference_are_those_of_a_copy(root: Path, tmp_path: Path) -> None:
@@ -65,19 +69,22 @@ def test_documents_by_reference_are_those_of_a_copy(root: Path, tmp_path: Path) 
 
 
 def test_reading_by_reference_counts_what_the_gate_refuses(root: Path, tmp_path: Path) -> None:
-    source, record = settings(root, by_reference=True), Record()
+    refused: list[dict[str, str]] = []
+    source, record = settings(root, by_reference=True), Record(refused.append)
     pinned(source, tmp_path)
     listed = references.read(tmp_path / "references/texts.jsonl")
     list(references.documents("texts", source, listed, ALLOWED, SHARD_BYTES, tmp_path / "scratch", record))
     assert record.reasons.documents() == {"license_not_allowed": 6}
-    assert {row["license"] for row in record.refused} == {"MPL-2.0"}
+    assert {row["license"] for row in refused} == {"MPL-2.0"}
 
 
 def test_some_of_the_files_can_be_read(root: Path, tmp_path: Path) -> None:
     source = settings(root, by_reference=True)
     pinned(source, tmp_path)
     [_, parquet] = references.read(tmp_path / "references/texts.jsonl")
-    found = references.documents("texts", source, [parquet], ALLOWED, SHARD_BYTES, tmp_path / "scratch", Record())
+    found = references.documents(
+        "texts", source, [parquet], ALLOWED, SHARD_BYTES, tmp_path / "scratch", Record(unheeded)
+    )
     assert [document.origin for document in found] == [f"deep/b.parquet:{number}" for number in (2, 4, 6)]
 
 
@@ -90,7 +97,7 @@ def test_a_file_that_is_another_is_refused_before_a_document_of_it_is_read(
     path = root / "a.jsonl.gz"
     path.write_bytes(change(path.read_bytes()))
     listed = references.read(tmp_path / "references/texts.jsonl")
-    found = references.documents("texts", source, listed, ALLOWED, SHARD_BYTES, tmp_path / "scratch", Record())
+    found = references.documents("texts", source, listed, ALLOWED, SHARD_BYTES, tmp_path / "scratch", Record(unheeded))
     with pytest.raises(
         UserError, match=r"'a\.jsonl\.gz' of '.*' is sha256:\S{64} \(\d+ bytes\), not the pinned sha256:"
     ):

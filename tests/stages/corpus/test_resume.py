@@ -16,6 +16,7 @@ from stages.settings import validate
 from tests.stages.corpus.web import Web
 
 ALLOWED = frozenset({"MIT"})
+WHOLE = {"documents/web-00000.parquet", "references/web.jsonl", "refused/web.jsonl"}
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_source_that_was_taken_is_not_asked_for_again(web: Web) -> None:
     web.log.clear()
     assert attempt(source(web), "two") == first
     assert contents("two") == contents("one")
-    assert set(contents("two")) == {"documents/web-00000.parquet", "references/web.jsonl"}
+    assert set(contents("two")) == WHOLE
     assert not web.log
 
 
@@ -83,4 +84,4 @@ def test_a_whole_snapshot_keeps_nothing_beside_it(web: Web) -> None:
     attempt(source(web), "one")
     resume.forget_all()
     assert not list(Path("out").iterdir())
-    assert set(contents("one")) == {"documents/web-00000.parquet", "references/web.jsonl"}
+    assert set(contents("one")) == WHOLE
