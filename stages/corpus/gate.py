@@ -26,7 +26,7 @@ class Record:
         flags: Admitted documents and bytes by what their licenses ask, as in stages.corpus.license_flags.
     """
 
-    refuse: Callable[[dict[str, str]], object]
+    refuse: Callable[[dict[str, Any]], object]
     digest: Any = field(default_factory=hashlib.sha256)
     admitted: Tally = field(default_factory=Tally)
     reasons: Tally = field(default_factory=Tally)
@@ -54,17 +54,16 @@ def admit(
         record.digest.update(f"{sha256}  {terms.expression}  {origin}\n".encode())
         if reason := candidate.problem or refusal(terms, allowed):
             record.reasons.add(reason, length)
-            record.refuse(
-                {"source": name, "origin": origin, "license": terms.expression, "reason": reason, "sha256": sha256}
-            )
+            facts = {"source": name, "origin": origin, "license": terms.expression, "reason": reason}
+            record.refuse({**facts, "sha256": sha256, "bytes": length})
             continue
         record.admitted.add(terms.expression, length)
         record.encodings.add(candidate.encoding, length)
         for flag in flags(terms.expression):
             record.flags.add(flag, length)
         identity = document_id(name, origin, sha256)
-        facts = source.domain, name, origin, terms.expression, sha256, candidate.url, candidate.author
-        yield Document(identity, candidate.text, *facts)
+        about = source.domain, name, origin, terms.expression, sha256, candidate.url, candidate.author
+        yield Document(identity, candidate.text, *about)
 
 
 def _fitting_length(candidate: Candidate, shard_bytes: int) -> int:
