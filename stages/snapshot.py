@@ -37,6 +37,16 @@ class LicenseSettings(Settings):
     deny_flags: tuple[LicenseFlag, ...] = ()
     """Kinds of licenses that are refused."""
 
+    def allowed(self) -> frozenset[str]:
+        """Return the licenses that are admitted.
+
+        Raises:
+            UserError: An entry is not an SPDX identifier.
+        """
+        from stages.corpus.licenses import allow_list
+
+        return allow_list(self.allow, self.deny, self.deny_flags)
+
 
 class SnapshotSettings(Settings):
     """Section `snapshot` of params.yaml."""
@@ -52,11 +62,9 @@ class SnapshotSettings(Settings):
 def main() -> None:
     """Take every source."""
     settings = load("snapshot", SnapshotSettings)
-    from stages.corpus.licenses import allow_list
     from stages.corpus.resume import forget_all, take_or_keep
 
-    licenses = settings.licenses
-    allowed = allow_list(licenses.allow, licenses.deny, licenses.deny_flags)
+    allowed = settings.licenses.allowed()
     with output("snapshot") as folder:
         taken = [
             take_or_keep(name, settings.sources[name], allowed, settings.shard_bytes, folder / "documents")

@@ -46,8 +46,7 @@ class GitStore(Store):
         commit = self._source.commit
         if not COMMIT.fullmatch(commit):
             raise UserError(self._unpinned(commit))
-        if not self._has(commit):
-            self._fetch_commit(commit)
+        self._bring(commit)
         entries = dict(self._entries(commit))
         selected = select(entries, self._source.include, self._source.exclude)
         modes = {path: entries[path][0] for path in selected}
@@ -62,6 +61,7 @@ class GitStore(Store):
     def fetch(self, file: Reference) -> Path:
         """Write the file's blob to the disk."""
         if self._objects is None:
+            self._bring(self._source.commit)
             self._objects = self.closing.enter_context(self._batch())
         assert self._objects.stdin is not None
         assert self._objects.stdout is not None
@@ -99,6 +99,10 @@ class GitStore(Store):
             f"commit = '{name}' is not a commit's 40 hex digits, and a branch or tag of {self.where} may move. "
             f"It points to {commits[-1]} now: give that."
         )
+
+    def _bring(self, commit: str) -> None:
+        if not self._has(commit):
+            self._fetch_commit(commit)
 
     def _has(self, commit: str) -> bool:
         if not self._git_folder.is_dir():

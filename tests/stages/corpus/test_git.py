@@ -9,7 +9,7 @@ import pytest
 
 from stages.corpus.git import GitStore
 from stages.corpus.sources import GitSource
-from stages.corpus.stores import reading
+from stages.corpus.stores import fetched, reading
 from stages.errors import UserError
 from stages.settings import validate
 
@@ -70,6 +70,12 @@ def test_a_commits_files_are_read_as_they_were_committed(address: str, root: Pat
     opened = store(address.format(root), commit, tmp_path / "fetched")
     assert texts(opened) == {"README.md": "# Texts\n", "docs/a.md": "één\r\n", "docs/b c.txt": "two\n"}
     assert opened.listing().versions == {"commit": commit}
+
+
+def test_a_listed_file_is_read_where_nothing_was_fetched_before(root: Path, commit: str, tmp_path: Path) -> None:
+    [file] = store(root, commit, tmp_path / "here", include=["/docs/a.md"]).listing().files
+    with store(f"file://{root}", commit, tmp_path / "elsewhere") as opened:
+        assert fetched(opened, file).read_text(encoding="utf-8") == "één\n"
 
 
 def test_patterns_select(root: Path, commit: str, tmp_path: Path) -> None:
