@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import mwparserfromhell
+from mwparserfromhell.nodes import Node, Tag, Wikilink
 
 from stages.errors import UserError
 from stages.formats.encodings import encoding_of
@@ -73,9 +74,11 @@ def _names(siteinfo: Any, keys: tuple[str, ...]) -> frozenset[str]:
 def plain(wikitext: str, hidden: frozenset[str]) -> str:
     """Return the words of a wikitext; links to a namespace in `hidden` are left out with their captions."""
     code = mwparserfromhell.parse(wikitext)
-    for tag in code.filter_tags(matches=lambda tag: str(tag.tag).strip().lower() in _HIDDEN_TAGS, recursive=False):
-        code.remove(tag)
-    for link in code.filter_wikilinks(recursive=False):
-        if str(link.title).partition(":")[0].strip().lower() in hidden:
-            code.remove(link)
+    code.nodes = [node for node in code.nodes if not _is_hidden(node, hidden)]  # `remove` searches the whole page
     return str(code.strip_code(collapse=True)).strip()
+
+
+def _is_hidden(node: Node, hidden: frozenset[str]) -> bool:
+    if isinstance(node, Tag):
+        return str(node.tag).strip().lower() in _HIDDEN_TAGS
+    return isinstance(node, Wikilink) and str(node.title).partition(":")[0].strip().lower() in hidden
