@@ -14,8 +14,9 @@ megatron.install()
 from model.data.record import write_record  # noqa: E402
 from model.job import Job, Shards  # noqa: E402 - after install
 from stages.corpus import bpe  # noqa: E402
-from stages.corpus.documents import Document  # noqa: E402
-from stages.corpus.indexed import TokenShard  # noqa: E402
+from stages.corpus.documents import Document, ShardWriter  # noqa: E402
+from stages.corpus.tokenise import write_shards  # noqa: E402
+from stages.curation.engine import Local, started  # noqa: E402
 from stages.errors import UserError  # noqa: E402
 from stages.files import sha256_file, write_json  # noqa: E402
 from tests.model import numbered  # noqa: E402
@@ -29,10 +30,14 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     """A finished run of real documents in the working directory, as far as the command reads it."""
     monkeypatch.chdir(tmp_path)
     train = tmp_path / "out" / "shards" / "tokens" / "train"
-    tokenizer = bpe.train([text for texts in TEXTS.values() for text in texts], 280)
+    bpe.train([text for texts in TEXTS.values() for text in texts], 280).save("tokenizer.json")
     for domain, texts in TEXTS.items():
-        with TokenShard(train / domain, tokenizer) as shard:
-            shard.add([about(domain, number, text) for number, text in enumerate(texts)])
+        with ShardWriter(Path("documents"), domain) as writer:
+            for number, text in enumerate(texts):
+                writer.add(about(domain, number, text))
+    files = {train / domain: [Path("documents", f"{domain}-00000.parquet")] for domain in TEXTS}
+    with started(Local(kind="local", workers=1)) as workers:
+        write_shards(files, Path("tokenizer.json"), workers, Path("scratch"))
     write_json(tmp_path / "out" / "shards" / "index.json", {"some": "content"})
     made = numbered.job(tmp_path, numbered.phase(tokens=320))
     digest = sha256_file(tmp_path / "out" / "shards" / "index.json")
