@@ -99,6 +99,7 @@ def apply_presets(names: list[str]) -> None:
     yaml = YAML()  # keeps comments
     yaml.preserve_quotes = True
     yaml.width = 4096  # wraps no line
+    yaml.indent(mapping=2, sequence=4, offset=2)  # as the file has it
     yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     params = yaml.load(PARAMS)
     for name in names:
