@@ -65,6 +65,7 @@ class Event(NamedTuple):
         numbers: What it measured, by name.
         edited: It changed the text.
         tags: Facts that it found.
+        bytes: By how many UTF-8 bytes it made the text longer; below 0 if it is shorter now.
     """
 
     step: str
@@ -72,6 +73,7 @@ class Event(NamedTuple):
     numbers: Mapping[str, float]
     edited: bool
     tags: tuple[str, ...]
+    bytes: int = 0
 
 
 @dataclass
@@ -123,15 +125,23 @@ class BuiltChain:
         return outcomes
 
     def _note(self, outcome: Outcome, step: str, verdict: Verdict) -> None:
-        edited = verdict.text is not None and verdict.text != outcome.document.text
+        before = outcome.document
+        edited = verdict.text is not None and verdict.text != before.text
         if edited:
-            outcome.document = _with_text(outcome.document, verdict.text or "")
+            outcome.document = _with_text(before, verdict.text or "")
         reason = verdict.reason or next((f"tag:{tag}" for tag in verdict.tags if tag in self._drop_tags), None)
         if edited or reason or verdict.numbers or verdict.tags:
-            outcome.trail.append(Event(step, reason, verdict.numbers, edited, verdict.tags))
+            longer = _longer(before, outcome.document) if edited else 0
+            outcome.trail.append(Event(step, reason, verdict.numbers, edited, verdict.tags, longer))
 
 
 def _with_text(document: "Document", text: str) -> "Document":
     from stages.corpus.documents import text_digest
 
     return replace(document, text=text, sha256=text_digest(text))
+
+
+def _longer(before: "Document", after: "Document") -> int:
+    from stages.corpus.documents import size
+
+    return size(after) - size(before)

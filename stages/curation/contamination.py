@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # numpy takes too long to import for a check of params.yaml
     from stages.curation.chain import Chain
     from stages.curation.overlap import Index, Passage
 
+STEP = "contamination"
 CONTAMINATED = "contaminated"
 _SHOWN_CHARACTERS = 200
 _SHOWN_ROWS = 64

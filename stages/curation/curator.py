@@ -1,36 +1,36 @@
-"""Curates a snapshot, shard by shard, on one machine or many: chains, deduplication across all of it, splits.
+"""Curates a snapshot, part by part, on one machine or many: chains, deduplication across all of it, splits.
 
-The pieces of work (`stages.curation.parts`) are keyed by everything that they depend on: the digest of the shard,
-the settings that apply to it, and the code. So a run that was killed goes on where it was, and when a source or a
-threshold changes, only the shards that it touches are put through their chains again.
+The pieces of work (`stages.curation.parts`) are keyed by everything that they depend on: the digest of the shard, or
+what the snapshot says of files elsewhere; the settings that apply to it, which pin the files that they name; and the
+code. So a run that was killed goes on where it was, and when a source or a threshold changes, only the shards that it
+touches are put through their chains again.
 """
 
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stages.curation.chain import Chain
 from stages.curation.duplicates import Clusters, Index, decide, forest
 from stages.curation.engine import Workers, prune, run
 from stages.curation.minhash import Deduplication
-from stages.curation.parts import EXACT, LENGTH, NEAR, TRAIL, Join, Part, Settle, Sift
+from stages.curation.parts import EXACT, LENGTH, NEAR, TRAIL, AnyPart, Join, Settle, Sift
 from stages.curation.split import SPLITS, Split
-from stages.files import sha256_file, sha256_tree
+from stages.files import sha256_file
 
 ROOT = Path(__file__).parents[2]
-CODE = ("stages/curation/**/*", "stages/corpus/*.py", "requirements.lock")
+CODE = ("stages/curation/**/*", "stages/corpus/*.py", "stages/formats/*.py", "requirements.lock")
 """The files that results depend on."""
 
 
 def curate(
-    parts: Sequence[Part], duplicates: Deduplication, split: Split, workers: Workers, scratch: Path, folder: Path
+    parts: Sequence[AnyPart], duplicates: Deduplication, split: Split, workers: Workers, scratch: Path, folder: Path
 ) -> None:
     """Curate the parts.
 
@@ -38,7 +38,7 @@ def curate(
     parts, their order and the settings; neither the engine nor what an earlier run left in `scratch` matters.
 
     Args:
-        parts: The shards of the snapshot in the order of sources and of documents.
+        parts: The documents of the snapshot, in the order of sources and of documents.
         duplicates: Who survives.
         split: The held-out fractions.
         workers: Who does the work.
@@ -48,9 +48,7 @@ def curate(
     Raises:
         UserError: A step refuses, or workers are killed again and again.
     """
-    chains = {part.chain.model_dump_json(): part.chain for part in parts}
-    inputs = {text: _inputs(chain) for text, chain in chains.items()}
-    sifts = [(_sift_key(part, inputs, duplicates), Sift(part, duplicates.near)) for part in parts]
+    sifts = [(_sift_key(part, duplicates), Sift(part, duplicates.near)) for part in parts]
     sifted = run(sifts, scratch, workers)
     joined, clusters = _clusters(sifted, duplicates, scratch, workers)
     settled = _settle(parts, sifted, clusters, split, scratch, workers)
@@ -77,7 +75,7 @@ def _clusters(
 
 
 def _settle(
-    parts: Sequence[Part],
+    parts: Sequence[AnyPart],
     sifted: Sequence[Path],
     clusters: Sequence[Clusters],
     split: Split,
@@ -105,23 +103,8 @@ def _link(source: Path, target: Path) -> None:
     os.link(source, target)
 
 
-def _sift_key(part: Part, inputs: Mapping[str, dict[str, str]], duplicates: Deduplication) -> str:
-    chain = part.chain.model_dump_json()
-    return _key("sift", part.sha256, part.domain, chain, inputs[chain], duplicates.near)
-
-
-def _inputs(chain: Chain) -> dict[str, str]:
-    """Return the digest of each file and folder that the chain's settings name."""
-    paths = sorted(set(_paths(chain.model_dump())))
-    return {str(path): sha256_tree(path) if path.is_dir() else sha256_file(path) for path in paths}
-
-
-def _paths(value: Any) -> Iterator[Path]:
-    if isinstance(value, Path):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _paths(item)
+def _sift_key(part: AnyPart, duplicates: Deduplication) -> str:
+    return _key("sift", part.sha256, part.domain, part.chain, duplicates.near)
 
 
 def _key(*values: Any) -> str:

@@ -1,6 +1,6 @@
 """The work of curation, in pieces: what is done to one shard of the snapshot, to one band, and to one shard again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from stages.curation import trail
 from stages.curation.chain import Chain, Event
 from stages.curation.duplicates import REASONS, Clusters, Index, digest_text, digest_words, join, write_index
 from stages.curation.minhash import NO_WORDS, MinHash, band_keys, signature
+from stages.curation.referred import Referred
 from stages.curation.split import SPLITS, Split, SplitName
 
 STEP = "duplicates"
@@ -37,12 +38,19 @@ class Part:
     domain: str
     chain: Chain
 
+    def batches(self, _scratch: Path, _refuse: Callable[[dict[str, Any]], object]) -> Iterator[list[Document]]:
+        """Yield the documents, all of which the license gate has admitted."""
+        return batches(read([self.path]))
+
+
+AnyPart = Part | Referred
+
 
 @dataclass(frozen=True)
 class Sift:
     """Puts a part through its chain: writes what is kept, a row for every document, and the indices of duplicates."""
 
-    part: Part
+    part: AnyPart
     near: MinHash | None
 
     def __call__(self, folder: Path) -> None:
@@ -50,7 +58,11 @@ class Sift:
         chain = self.part.chain.build()
         marks = _Marks(self.near)
         with ShardWriter(folder, "kept", _WHOLE) as kept, trail.TrailWriter(folder / TRAIL) as rows:
-            for batch in batches(read([self.part.path])):
+
+            def refuse(facts: dict[str, Any]) -> None:
+                rows.add(trail.refused(facts, self.part.domain))
+
+            for batch in self.part.batches(folder / "fetched", refuse):
                 outcomes = chain(batch)
                 for before, outcome in zip(batch, outcomes, strict=True):
                     rows.add(trail.row(before, outcome))
@@ -77,7 +89,10 @@ class Join:
 
 @dataclass(frozen=True)
 class Settle:
-    """Writes a part's survivors of deduplication to their splits, and what became of each of its documents."""
+    """Writes a part's survivors of deduplication to their splits, and what became of each of its documents.
+
+    The documents of a split, and the rows of those documents, are in the same order.
+    """
 
     folder: Path
     domain: str

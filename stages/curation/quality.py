@@ -60,7 +60,11 @@ class LearnedQuality(Settings):
         Raises:
             UserError: As `build`.
         """
-        return _train(self)
+        return _train(self.model_copy(update={"min_score": None}))
+
+    def training(self) -> dict[str, Any]:
+        """Return what decides the classifier; it names no file, whose digest is enough."""
+        return self.model_dump(mode="json", exclude={"step", "examples", "min_score"})
 
     def _judge(self, score: float) -> Verdict:
         low = self.min_score is not None and score < self.min_score

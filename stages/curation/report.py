@@ -1,30 +1,45 @@
 """What curation did to the corpus, counted from the trail of every document."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.corpus.tally import Count
 from stages.curation import trail
+from stages.curation.chain import Chain
+from stages.curation.contamination import CONTAMINATED
+from stages.curation.funnel import GROUPS, funnel
+from stages.curation.opt_out import REASON, OptOut
+from stages.curation.parts import STEP
 
-GROUPS = ("domain", "source", "license", "language")
+_NONE = Count(documents=0, bytes=0)
 
 
-def report(paths: Sequence[Path]) -> dict[str, Any]:
-    """Return documents and bytes: kept by split, dropped by reason, and each way through the steps (`trail.fates`).
+def report(paths: Sequence[Path], chains: Mapping[str, Chain]) -> dict[str, Any]:
+    """Return documents and bytes: through each step, kept by split, dropped by reason, with each tag, by length.
 
-    What is kept counts with the bytes that it has left, what is dropped with those that it had.
+    What is kept counts with the bytes that it has left, all others with those that they had when they were read.
+
+    Args:
+        paths: The trail.
+        chains: What the documents of each source went through.
     """
-    funnel = trail.fates(paths)
-    kept = [row for row in funnel if row["split"]]
-    dropped = [row for row in funnel if not row["split"]]
+    fates = trail.fates(paths)
+    kept = [row for row in fates if row["split"]]
+    dropped = [row for row in fates if not row["split"]]
+    tags = _tags(paths)
     return {
         "kept": {split: _split([row for row in kept if row["split"] == split]) for split in _values(kept, "split")},
         "dropped": _by(dropped, "reason", "bytes"),
-        "funnel": funnel,
+        "funnel": funnel(paths, {source: _steps(chain) for source, chain in chains.items()}),
+        "tags": tags,
+        "opt_outs": _opt_outs(tags, chains.values()),
+        "lengths": trail.lengths(paths),
         "clusters": _clusters(paths),
     }
 
@@ -40,6 +55,10 @@ def reasons(found: dict[str, Any]) -> list[dict[str, Any]]:
     counts = {reason: count["documents"] for reason, count in found["dropped"].items()}
     order = sorted(counts, key=lambda reason: (-counts[reason], reason))
     return [{"reason": reason, "documents": counts[reason]} for reason in order]
+
+
+def _steps(chain: Chain) -> list[str]:
+    return [trail.GATE, *(step.step for step in chain.steps), STEP]
 
 
 def _split(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -62,6 +81,26 @@ def _values(rows: list[dict[str, Any]], column: str) -> list[str]:
 def _sum(counts: Iterable[Count]) -> Count:
     every = list(counts)
     return Count(documents=sum(one["documents"] for one in every), bytes=sum(one["bytes"] for one in every))
+
+
+def _tags(paths: Sequence[Path]) -> dict[str, Count]:
+    """Return how many documents have a tag, but for those that say a passage."""
+    found: dict[str, list[Count]] = defaultdict(list)
+    for table in trail.tables(paths, ["bytes", "tags"]):
+        table = table.combine_chunks()
+        holders, tags = pc.list_parent_indices(table["tags"]), pc.list_flatten(table["tags"])
+        pairs = pa.table({"tag": tags, "holder": holders}).filter(pc.invert(pc.starts_with(tags, f"{CONTAMINATED}|")))
+        once = pairs.group_by(["tag", "holder"]).aggregate([])
+        sizes = once.append_column("bytes", table["bytes"].take(once["holder"]))
+        for row in sizes.group_by("tag").aggregate([("bytes", "count"), ("bytes", "sum")]).to_pylist():
+            found[row["tag"]].append(Count(documents=row["bytes_count"], bytes=row["bytes_sum"]))
+    return {tag: _sum(found[tag]) for tag in sorted(found)}
+
+
+def _opt_outs(tags: Mapping[str, Count], chains: Iterable[Chain]) -> dict[str, Count]:
+    """Return what each list removed; a document of two lists counts for both."""
+    names = {name for chain in chains for step in chain.steps if isinstance(step, OptOut) for name in step.lists}
+    return {name: tags.get(f"{REASON}:{name}", _NONE) for name in sorted(names)}
 
 
 def _clusters(paths: Sequence[Path]) -> list[dict[str, int]]:

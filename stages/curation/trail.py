@@ -1,28 +1,40 @@
 """The verdict store: one row for every document that curation read, kept or dropped, in Parquet, by part.
 
+Rows are in the order in which the documents were read. So the rows of `trail/<part>.parquet` that are kept in a split
+are, one by one, the documents of `documents/<split>/<domain>-<part>.parquet`; what later stages count of those
+documents, they join by this order.
+
 What happened to one document is `explain`; how many went where, and why, is `fates`; samples are `gallery`. All
 stream: memory holds a row group, and what is returned.
 """
 
 import heapq
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages.corpus.documents import Document, size
+from stages.corpus.documents import Document, document_id, size
 from stages.curation.chain import Event, Outcome
 from stages.errors import UserError
 
 EXCERPT_CHARACTERS = 200
 KEPT, DROPPED = "kept", "dropped"
+GATE = "gate"  # the license gate, as a step
 LANGUAGE = "language:"
+_ID = re.compile(r"[0-9a-f]{32}")
+_WHERE = (
+    "Take one from out/curate/dropped.jsonl, or the column `id` of out/curate/trail; what the license gate kept out of "
+    "the snapshot is in out/snapshot/refused.jsonl."
+)
 ROWS = 4096
 
 SCHEMA = pa.schema(
@@ -39,7 +51,8 @@ SCHEMA = pa.schema(
         ("step", pa.string()),  # that dropped it, or null
         ("reason", pa.string()),
         ("events", pa.string()),  # JSON: the events of `stages.curation.chain`, in order
-        ("edits", pa.list_(pa.string())),  # names of the steps that changed the text
+        ("edits", pa.list_(pa.string())),  # names of the steps that changed the text, in order
+        ("edit_bytes", pa.list_(pa.int64())),  # by how many bytes each made it longer: `bytes` and these are kept_bytes
         ("tags", pa.list_(pa.string())),
         ("cluster", pa.string()),  # the digest that equal and nearly equal texts share, or null
         ("split", pa.string()),  # of what is kept
@@ -64,8 +77,28 @@ def row(before: Document, outcome: Outcome) -> dict[str, Any]:
         "outcome": KEPT,
         "events": json.dumps([_event(event) for event in trail]),
         "edits": [event.step for event in trail if event.edited],
+        "edit_bytes": [event.bytes for event in trail if event.edited],
         "tags": tags,
         **(_dropped(trail[-1].step, outcome.reason, before.text) if outcome.reason else {}),
+    }
+
+
+def refused(facts: Mapping[str, Any], domain: str) -> dict[str, Any]:
+    """Return the row of a document that the license gate refused, of what `stages.corpus.gate` says of it."""
+    source, origin, reason, length = (facts[name] for name in ("source", "origin", "reason", "bytes"))
+    return {
+        "id": document_id(source, origin, facts["sha256"]),
+        "source": source,
+        "origin": origin,
+        "domain": domain,
+        "license": facts["license"],
+        "bytes": length,
+        "kept_bytes": length,
+        **_dropped(GATE, reason, ""),
+        "events": json.dumps([_event(Event(GATE, reason, {}, False, ()))]),
+        "edits": [],
+        "edit_bytes": [],
+        "tags": [],
     }
 
 
@@ -105,9 +138,17 @@ class TrailWriter:
         self._rows = []
 
 
+def tables(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield some columns of the row groups of files, in order."""
+    for path in paths:
+        with pq.ParquetFile(path) as parquet:
+            for group in range(parquet.num_row_groups):
+                yield parquet.read_row_group(group, columns=list(columns))
+
+
 def rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of one file, in order."""
-    for table in _tables([path], SCHEMA.names):
+    for table in tables([path], SCHEMA.names):
         yield from table.to_pylist()
 
 
@@ -115,11 +156,13 @@ def explain(paths: Sequence[Path], identity: str) -> dict[str, Any]:
     """Return everything that happened to a document: its row, and the rows of its cluster.
 
     Raises:
-        UserError: No document has this id.
+        UserError: It is no id, or no document has it.
     """
+    if not _ID.fullmatch(identity):
+        raise UserError(f"'{identity}' is no document's id, which has 32 hex digits. {_WHERE}")
     found = next(_where(paths, "id", identity), None)
     if found is None:
-        raise UserError(f"No document has the id '{identity}'. Take it from out/curate/trail or dropped.jsonl.")
+        raise UserError(f"No document that curation read has the id '{identity}'. {_WHERE}")
     cluster = _where(paths, "cluster", found["cluster"]) if found["cluster"] else iter(())
     names = ("id", "source", "origin", "outcome", "reason", "split")
     others = [{name: other[name] for name in names} for other in cluster if other["id"] != identity]
@@ -132,7 +175,7 @@ def fates(paths: Sequence[Path]) -> list[dict[str, Any]]:
     A step and a reason are those that dropped the documents, null for kept ones, which alone have a split.
     """
     counts: dict[tuple[Any, ...], Counter[str]] = {}
-    for table in _tables(paths, [*FATES, "bytes", "kept_bytes"]):
+    for table in tables(paths, [*FATES, "bytes", "kept_bytes"]):
         sums = table.group_by(list(FATES)).aggregate([("bytes", "count"), ("bytes", "sum"), ("kept_bytes", "sum")])
         for group in sums.to_pylist():
             count = counts.setdefault(tuple(group[name] for name in FATES), Counter())
@@ -146,9 +189,11 @@ def fates(paths: Sequence[Path]) -> list[dict[str, Any]]:
 def lengths(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Return how many documents have a text of 2^n bytes or more and less than 2^(n+1), by outcome, as read."""
     counts: Counter[tuple[str, int]] = Counter()
-    for table in _tables(paths, ["outcome", "bytes"]):
-        for outcome, length in zip(table["outcome"].to_pylist(), table["bytes"].to_pylist(), strict=True):
-            counts[outcome, max(length.bit_length() - 1, 0)] += 1
+    for table in tables(paths, ["outcome", "bytes"]):
+        _, exponents = np.frexp(table["bytes"].to_numpy())
+        binned = pa.table({"outcome": table["outcome"], "power": np.maximum(exponents - 1, 0)})
+        for row in binned.group_by(["outcome", "power"]).aggregate([([], "count_all")]).to_pylist():
+            counts[row["outcome"], row["power"]] += row["count_all"]
     return [{"outcome": outcome, "bytes": 1 << n, "documents": counts[outcome, n]} for outcome, n in sorted(counts)]
 
 
@@ -159,7 +204,7 @@ def gallery(paths: Sequence[Path], sample: int) -> Iterator[dict[str, Any]]:
     """
     names = ["reason", "id", "source", "domain", "origin", "license", "step", "events", "excerpt"]
     heaps: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-    for table in _tables(paths, names):
+    for table in tables(paths, names):
         for entry in table.filter(pc.is_valid(table["reason"])).to_pylist():
             heap = heaps.setdefault(entry["reason"], [])
             heapq.heappush(heap, (-int(entry["id"], 16), entry))
@@ -176,15 +221,7 @@ def _dropped(step: str, reason: str | None, text: str) -> dict[str, Any]:
 
 def _event(event: Event) -> dict[str, Any]:
     numbers = {name: float(number) for name, number in event.numbers.items()}
-    return {"step": event.step, "reason": event.reason, "numbers": numbers, "edited": event.edited, "tags": event.tags}
-
-
-def _tables(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the row groups of files, in order."""
-    for path in paths:
-        with pq.ParquetFile(path) as parquet:
-            for group in range(parquet.num_row_groups):
-                yield parquet.read_row_group(group, columns=list(columns))
+    return {**event._asdict(), "numbers": numbers}
 
 
 def _where(paths: Sequence[Path], column: str, value: str) -> Iterator[dict[str, Any]]:

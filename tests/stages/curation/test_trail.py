@@ -52,18 +52,27 @@ def identity(number: int) -> str:
 def test_what_happened_to_a_document_is_told_in_order(stored: list[Path]) -> None:
     told = trail.explain(stored, identity(1))
     assert told["events"] == [
-        {"step": "tails", "reason": None, "numbers": {"tails": 1.0}, "edited": True, "tags": []},
-        {"step": "duplicates", "reason": "near_duplicate", "numbers": {"agreement": 0.75}, "edited": False, "tags": []},
+        {"step": "tails", "reason": None, "numbers": {"tails": 1.0}, "edited": True, "tags": [], "bytes": -12},
+        {
+            "step": "duplicates",
+            "reason": "near_duplicate",
+            "numbers": {"agreement": 0.75},
+            "edited": False,
+            "tags": [],
+            "bytes": 0,
+        },
     ]
     assert (told["outcome"], told["step"], told["reason"]) == ("dropped", "duplicates", "near_duplicate")
-    assert (told["edits"], told["bytes"], told["kept_bytes"]) == (["tails"], 18, 6)
+    assert (told["edits"], told["bytes"], told["edit_bytes"], told["kept_bytes"]) == (["tails"], 18, [-12], 6)
     (other,) = told["duplicates"]
     assert (other["id"], other["outcome"], other["split"]) == (identity(3), "kept", "train")
 
 
 def test_an_id_that_no_document_has_is_refused(stored: list[Path]) -> None:
-    with pytest.raises(UserError, match="No document has the id 'abc'"):
-        trail.explain(stored, "abc")
+    with pytest.raises(UserError, match=f"No document that curation read has the id '{'0' * 32}'.*dropped.jsonl"):
+        trail.explain(stored, "0" * 32)
+    with pytest.raises(UserError, match=f"'{identity(1)[:8]}' is no document's id, which has 32 hex digits"):
+        trail.explain(stored, identity(1)[:8])
 
 
 def test_the_fates_account_for_every_document_and_byte(stored: list[Path]) -> None:
