@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from stages.errors import UserError
 from stages.formats.row import Options, Row, damaged
-from stages.formats.tables import row_of
+from stages.formats.tables import check_columns, row_of
 
 _BATCH_ROWS = 64
 
@@ -17,7 +17,7 @@ def read(stream: BinaryIO, name: str, options: Options) -> Iterator[Row]:
     """Yield the rows in order, with the columns that are asked for.
 
     Raises:
-        UserError: The file is damaged, swells too much, or lacks the text column.
+        UserError: The file is damaged, swells too much, or lacks a column.
     """
     number = 0
     for batch in _batches(stream, name, options):
@@ -34,12 +34,8 @@ def _batches(stream: BinaryIO, name: str, options: Options) -> Iterator[Any]:
     try:
         with pq.ParquetFile(stream) as parquet:
             _check_size(parquet.metadata, name, options)
-            names = parquet.schema_arrow.names
-            wanted = [column for column in (options.text_column, *options.columns) if column in names]
-            if options.text_column not in names:
-                raise UserError(
-                    f"'{name}' has no column '{options.text_column}'; it has {', '.join(map(repr, names))}."
-                )
+            check_columns(parquet.schema_arrow.names, name, options)
+            wanted = [options.text_column, *options.columns]
             yield from parquet.iter_batches(batch_size=_BATCH_ROWS, columns=wanted)
     except (pa.ArrowException, OSError) as error:
         raise damaged(name, error) from None

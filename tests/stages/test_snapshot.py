@@ -199,6 +199,43 @@ def test_each_row_may_state_its_license(params: Params, run_stages: Run) -> None
     assert [row["reason"] for row in read_jsonl(OUT / "refused.jsonl")] == ["license_not_allowed", "license_missing"]
 
 
+def test_each_row_may_state_its_address_and_authors(params: Params, run_stages: Run) -> None:
+    Path("texts").mkdir()
+    rows = [
+        {"text": "a", "link": "https://example.org/a", "by": ["Ada", "Bob"]},
+        {"text": "b", "link": None, "by": "Ada"},
+    ]
+    Path("texts/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files_source(params, run_stages, url_column="link", author_column="by")
+    assert [(document.url, document.author) for document in documents()] == [
+        ("https://example.org/a", "Ada; Bob"),
+        ("", "Ada"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "message"),
+    [
+        ("license_column", {}, "has no column 'of'; it has 'text'"),
+        ("license_column", {"of": 4}, r"column 'of': 4 is not the name of a license"),
+        ("license_column", {"of": "\ud800"}, r"column 'of' holds '\\ud800': half a surrogate pair"),
+        ("url_column", {}, "has no column 'of'; it has 'text'"),
+        ("url_column", {"of": 4}, "column 'of' holds 4: no text"),
+        ("author_column", {"of": ["Ada", {"name": "Bob"}]}, r"column 'of' holds {'name': 'Bob'}: no text"),
+        ("author_column", {"of": "Ad\0a"}, r"column 'of' holds 'Ad\\x00a': nul character"),
+    ],
+)
+def test_a_column_that_is_missing_or_of_another_type_is_named(
+    column: str, row: Params, message: str, params: Params, run_stages: Run
+) -> None:
+    Path("texts").mkdir()
+    Path("texts/a.jsonl").write_text(json.dumps({"text": "a", **row}) + "\n")
+    source = {**TEXTS, column: "of"}
+    params["snapshot"]["sources"] = {"texts": source | {"license": None} if column == "license_column" else source}
+    with pytest.raises(UserError, match=rf"Source 'texts': 'a\.jsonl:1'.*{message}"):
+        run_stages("snapshot")
+
+
 def test_files_that_changed_since_they_were_pinned_are_refused(params: Params, run_stages: Run) -> None:
     Path("texts").mkdir()
     Path("texts/a.txt").write_text("one")

@@ -41,9 +41,25 @@ def test_tables_give_their_texts_back(texts: list[str]) -> None:
 
 
 def test_a_row_has_its_place_and_the_columns_asked_for() -> None:
-    (_, second) = rows(parquet(["one", "two"]), "a.parquet", ("license", "author"))
+    (_, second) = rows(parquet(["one", "two"]), "a.parquet", ("license",))
     assert (second.place, second.text, second.columns) == (":2", "two", {"license": "MIT"})
-    assert rows(b'{"text": "a", "n": 1}\n\n', "a.jsonl")[0].columns == {"n": 1}
+    assert rows(b'{"text": "a", "n": 1, "m": 2}\n\n', "a.jsonl", ("n",))[0].columns == {"n": 1}
+
+
+@pytest.mark.parametrize(("data", "name"), [(parquet(["a"]), "a.parquet"), (b'{"text": "a", "license": 1}', "a.jsonl")])
+def test_every_column_that_is_asked_for_must_be_there(data: bytes, name: str) -> None:
+    with pytest.raises(UserError, match=rf"'{name}.*' has no column 'author'; it has 'text', 'license'"):
+        rows(data, name, ("license", "author"))
+
+
+def test_a_column_that_is_not_asked_for_is_not_read() -> None:
+    data = bytearray(parquet(["one", "two"]))
+    other = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(2)
+    start = other.dictionary_page_offset or other.data_page_offset
+    data[start : start + other.total_compressed_size] = b"\xff" * other.total_compressed_size
+    assert [row.text for row in rows(bytes(data), "a.parquet", ("license",))] == ["one", "two"]
+    with pytest.raises(UserError, match=r"'a\.parquet' is damaged"):
+        rows(bytes(data), "a.parquet", ("other",))
 
 
 @pytest.mark.parametrize("ending", PACKED)
@@ -163,7 +179,7 @@ def test_json_is_objects_one_after_another_or_in_an_array() -> None:
     values = [{"text": "één", "n": 1}, {"text": "{two}\n", "n": 2}]
     spread = "\n\n".join(json.dumps(value, indent=4) for value in values)
     for data in (spread, json.dumps(values), json.dumps(values[0]) + json.dumps(values[1])):
-        found = rows(data.encode(), "a.json")
+        found = rows(data.encode(), "a.json", ("n",))
         assert [(row.place, row.text, row.columns["n"]) for row in found] == [(":1", "één", 1), (":2", "{two}\n", 2)]
 
 
