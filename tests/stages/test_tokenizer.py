@@ -148,12 +148,14 @@ for stage in ("snapshot", "curate", "tokenizer", "shards"):
 """
 
 
+@pytest.mark.e2e
 def test_bytes_do_not_depend_on_folder_threads_hash_seed_or_locale(params: Params, tmp_path: Path) -> None:
     digests = []
-    for workers, seed, locale in ((1, "1", "C"), (4, "2", "C.UTF-8")):
+    for workers, seed, locale in ((1, "1", "C"), (2, "2", "C.UTF-8")):
         folder = tmp_path / f"clone with {workers} workers"
         folder.mkdir()
-        params["tokenizer"]["workers"] = params["shards"]["workers"] = workers
+        params["tokenizer"]["workers"] = workers
+        params["shards"]["engine"]["workers"] = params["curate"]["engine"]["workers"] = workers
         (folder / "params.yaml").write_text(json.dumps(params))
         environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed, "LC_ALL": locale}
         subprocess.run([sys.executable, "-c", STAGES], cwd=folder, env=environment, check=True)
