@@ -5,7 +5,7 @@ A pure function of the settings, so that any step can be looked up without the s
 
 import bisect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from model.families.family import ModelSettings
@@ -79,12 +79,12 @@ class Plan:
             seq_length = phase.seq_length or model.seq_length
             rotary_base = phase.rotary_base or rotary_base
             first, samples = step, 0
-            for size, count in _batches(pretrain, index, phase.global_batch_size, phase.tokens, seq_length):
+            for size, count in _batches(pretrain, index, phase.global_batch_size, phase.total_tokens, seq_length):
                 self._stretches.append(_Stretch(index, step, count, size, samples, tokens))
                 step += count
                 samples += count * size
                 tokens += count * size * seq_length
-            self.phases.append(Phase(name, phase.blend, seq_length, rotary_base, first, step - 1, samples))
+            self.phases.append(Phase(name, phase.shares, seq_length, rotary_base, first, step - 1, samples))
         self.steps = step - 1
         """Steps of the run."""
         self.tokens = tokens
@@ -99,6 +99,14 @@ class Plan:
         seq_length = self.phases[stretch.phase].seq_length
         tokens = stretch.tokens_before + (before + 1) * size * seq_length
         return Step(step, stretch.phase, size, stretch.first_sample + before * size, tokens)
+
+    def tokens_by_domain(self) -> dict[str, int]:
+        """Return the tokens of each domain by the shares, which each phase keeps to but for samples (`Blend`)."""
+        tokens: dict[str, float] = {}
+        for phase in self.phases:
+            for domain, share in phase.blend.items():
+                tokens[domain] = tokens.get(domain, 0) + share * phase.samples * phase.seq_length
+        return {domain: round(count) for domain, count in sorted(tokens.items())}
 
     def batch_sizes(self) -> set[int]:
         """Return every global batch size of the run."""
@@ -139,6 +147,30 @@ def check(model: ModelSettings, pretrain: PretrainSettings) -> None:
         raise UserError("params.yaml: " + "; ".join(faults))
 
 
+def check_epochs(model: ModelSettings, pretrain: PretrainSettings, tokens: Mapping[str, int]) -> None:
+    """Refuse a run that would see the tokens of a domain more often than `pretrain.max_epochs` allows.
+
+    Args:
+        model: For the plan.
+        pretrain: The phases and the caps.
+        tokens: In the training shard of each domain.
+
+    Raises:
+        UserError: Each domain, with the numbers and the remedies.
+    """
+    faults = []
+    for domain, planned in Plan(model, pretrain).tokens_by_domain().items():
+        cap, available = pretrain.max_epochs.of(domain), tokens[domain]
+        if cap is not None and planned > cap * available:
+            faults.append(
+                f"the phases train on {planned:,} tokens of '{domain}', {planned / available:.2f} times the "
+                f"{available:,} in its shard, and pretrain.max_epochs allows {cap:g} epochs"
+            )
+    if faults:
+        remedy = "lower the share or the tokens, raise the cap, or add data to the domain"
+        raise UserError(f"params.yaml: {'; '.join(faults)}; {remedy}")
+
+
 def _faults(model: ModelSettings, pretrain: PretrainSettings) -> Iterator[str]:
     if model.conversion_only:
         yield f"model.family = {model.family} cannot be trained here: {model.conversion_only}"
@@ -156,6 +188,8 @@ def _faults(model: ModelSettings, pretrain: PretrainSettings) -> Iterator[str]:
             f"pretrain.schedule: warmup_steps {schedule.warmup_steps} and decay_steps {schedule.decay_steps} must be "
             f"below the {plan.steps} steps of the phases; shorten them"
         )
+    if unknown := sorted(set(pretrain.max_epochs.domains) - set(pretrain.domains)):
+        yield f"pretrain.max_epochs.domains names {unknown}, which no phase trains on; remove or correct them"
     ramp = pretrain.batch_ramp
     if ramp and ramp.start >= next(iter(pretrain.phases.values())).global_batch_size:
         yield f"pretrain.batch_ramp.start = {ramp.start} is not below the first phase's global_batch_size; lower it"

@@ -1,9 +1,9 @@
 """How a model is trained. What it is stands in `model/families/`. Imports no torch."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from model.guards import GuardSettings
 from model.layout import LayoutSettings
@@ -31,12 +31,17 @@ class OptimizerSettings(Settings):
 
 
 class PhaseSettings(Settings):
-    """A stretch of training on one mixture: the main part, annealing on better data, long context."""
+    """A stretch of training on one mixture: the main part, annealing on better data, long context.
 
-    tokens: int = Field(gt=0)
-    """Tokens to train on; the phase ends with the step that reaches them."""
-    blend: dict[str, float]
+    The mixture is a share of `tokens` for each domain (`blend`) or its number of tokens (`targets`).
+    """
+
+    tokens: int | None = Field(default=None, gt=0)
+    """Tokens to train on; the phase ends with the step that reaches them. With `targets` it is their sum."""
+    blend: dict[str, float] | None = None
     """Share of the phase's tokens by domain; sums to 1."""
+    targets: dict[str, PositiveInt] | None = Field(default=None, min_length=1)
+    """Tokens by domain, in place of `blend`."""
     global_batch_size: int = Field(gt=0)
     """Sequences in one step, over all replicas."""
     seq_length: int | None = Field(default=None, gt=1)
@@ -46,13 +51,59 @@ class PhaseSettings(Settings):
 
     @field_validator("blend")
     @classmethod
-    def _blend_sums_to_one(cls, blend: dict[str, float]) -> dict[str, float]:
+    def _blend_sums_to_one(cls, blend: dict[str, float] | None) -> dict[str, float] | None:
+        if blend is None:
+            return None
         bad = {domain: share for domain, share in blend.items() if share <= 0}
         if bad:
             raise ValueError(f"shares must be positive; remove or raise {bad}")
         if not math.isclose(sum(blend.values()), 1, abs_tol=1e-6):
             raise ValueError(f"the shares sum to {sum(blend.values()):.6g}; make them sum to 1")
         return blend
+
+    @model_validator(mode="after")
+    def _mixture_is_told_once(self) -> Self:
+        if (self.blend is None) == (self.targets is None):
+            raise ValueError("give either blend, the share of each domain, or targets, its tokens")
+        if self.targets is None and self.tokens is None:
+            raise ValueError("tokens is missing, of which blend gives the shares; add it")
+        if self.targets and self.tokens not in (None, self.total_tokens):
+            raise ValueError(
+                f"tokens = {self.tokens}, but the targets sum to {self.total_tokens}; leave tokens out, or correct one"
+            )
+        return self
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens to train on."""
+        return sum(self.targets.values()) if self.targets else self.tokens or 0
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the phase's tokens by domain."""
+        targets = self.targets or {}
+        return self.blend or {domain: tokens / self.total_tokens for domain, tokens in targets.items()}
+
+    @property
+    def tokens_by_domain(self) -> dict[str, int]:
+        """What is asked of each domain, shares rounded to whole tokens."""
+        return self.targets or {domain: round(share * self.total_tokens) for domain, share in self.shares.items()}
+
+
+class MaxEpochs(Settings):
+    """How often a run may see the tokens of a domain, over all its phases.
+
+    Muennighoff et al. 2023 (arXiv:2305.16264) find that up to 4 epochs are nearly as good as new text.
+    """
+
+    default: float | None = Field(default=None, gt=0)
+    """Cap of each domain that `domains` does not name; null for none."""
+    domains: dict[str, Annotated[float, Field(gt=0)] | None] = Field(default={})
+    """Caps of single domains; null for none."""
+
+    def of(self, domain: str) -> float | None:
+        """Return the cap of a domain, or None."""
+        return self.domains.get(domain, self.default)
 
 
 class BatchRamp(Settings):
@@ -141,6 +192,8 @@ class PretrainSettings(Settings):
     """Where the run begins; null draws the weights."""
     phases: dict[str, PhaseSettings] = Field(min_length=1)
     """The phases by name, in their order."""
+    max_epochs: MaxEpochs = MaxEpochs()
+    """A run that would repeat a domain more often is refused before it starts."""
     micro_batch_size: int = Field(gt=0)
     """Sequences in one forward pass of one replica."""
     batch_ramp: BatchRamp | None = None
@@ -175,4 +228,4 @@ class PretrainSettings(Settings):
     @property
     def domains(self) -> list[str]:
         """Every domain of any phase, sorted."""
-        return sorted(set().union(*(phase.blend for phase in self.phases.values())))
+        return sorted(set().union(*(phase.shares for phase in self.phases.values())))

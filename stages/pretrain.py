@@ -7,6 +7,7 @@ Reads `out/shards` and `out/tokenizer`, and what `pretrain.start` names. Writes 
 - `checkpoints/`: released ones on the way (`pretrain.released`) and `average/`, the weights' (`pretrain.averaging`)
 - `log.jsonl`: a line a step, with every event; `plots/`
 - `documents.parquet`: which documents each step was trained on (`python -m model.data.documents STEP`)
+- `mixture.json`: tokens of each domain that were asked for and that were got, and those of each source and license
 - `metrics.json`, `run.json`: settings, environment, digests
 
 While it runs, everything stands in `out/pretrain/scratch/<fingerprint>/`, which DVC does not delete: a run that was
@@ -23,7 +24,7 @@ from model.families.family import ModelSettings
 from model.job import Job, Shards, versions
 from model.launching.runtime import RuntimeSettings
 from model.logs import log, trackers
-from model.plan import check
+from model.plan import check, check_epochs
 from model.settings import PretrainSettings
 from stages.errors import UserError
 from stages.files import OUT, read_json, require, sha256_file, sha256_tree, write_json, write_jsonl
@@ -67,6 +68,7 @@ def read_job_from_params() -> Job:
             f"params.yaml: the blends of pretrain.phases name {pretrain.domains}, but the shards hold {domains}; "
             "give each domain of the data a share in some phase"
         )
+    check_epochs(model, pretrain, {domain: index["splits"]["train"][domain]["tokens"] for domain in domains})
     tokenizer = index["tokenizer"]
     shards = Shards(
         digest=sha256_file(index_file),
@@ -92,6 +94,7 @@ def _digest_of_start(pretrain: PretrainSettings) -> str | None:
 
 def write_results(job: Job, scratch: Path) -> None:
     """Put the results of a finished run beside its scratch folder, the scratch untouched until all are there."""
+    from model.data import mixture
     from model.data.documents import RECORD
     from model.data.record import write_record
 
@@ -101,6 +104,7 @@ def write_results(job: Job, scratch: Path) -> None:
     shutil.copyfile(scratch / "log.jsonl", FOLDER / "timing.jsonl")
     write_record(scratch / RECORD, job, scratch / "index", rows)
     shutil.copyfile(scratch / RECORD, FOLDER / RECORD)
+    write_json(FOLDER / "mixture.json", mixture.read(job, FOLDER / RECORD, Path(job.shards.tokens) / "train"))
     write_json(FOLDER / "metrics.json", _metrics(job, rows))
     write_json(
         FOLDER / "run.json",

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
@@ -37,13 +39,15 @@ def write(root: Path) -> None:
 
 def _write_shard(prefix: Path, tokenizer: Any, texts: list[str]) -> dict[str, int]:
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
-    tokens = 0
+    lengths = []
     for text in texts:
         ids = [*tokenizer.encode(text).ids, 0]
         builder.add_document(torch.tensor(ids), [len(ids)])
-        tokens += len(ids)
+        lengths.append(len(ids))
     builder.finalize(f"{prefix}.idx")
-    return {"documents": len(texts), "tokens": tokens}
+    about = {"source": DOMAINS[prefix.name], "license": "Python-2.0.1"}
+    pq.write_table(pa.Table.from_pylist([{"tokens": length, **about} for length in lengths]), f"{prefix}.parquet")
+    return {"documents": len(texts), "tokens": sum(lengths)}
 
 
 def write_params(root: Path, values: dict[str, Any]) -> None:

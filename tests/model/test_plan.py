@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.families.family import ModelSettings
-from model.plan import Plan, check, final_model
+from model.plan import Plan, check, check_epochs, final_model
 from model.settings import PretrainSettings, ReleasedSettings
 from stages.errors import UserError
 from tests.model import corpus
@@ -74,6 +74,43 @@ def test_a_longer_run_begins_as_the_shorter_one() -> None:
     ]
 
 
+@given(phases=phases)
+@settings(deadline=None)
+def test_targets_make_the_plan_of_their_sum_and_shares(phases: list[dict[str, Any]]) -> None:
+    shares, targets = {}, {}
+    for index, of in enumerate(phases):
+        code = of["tokens"]
+        shares[f"p{index}"] = {**of, "tokens": 4 * code, "blend": {"code": 0.25, "prose": 0.75}}
+        without = {name: value for name, value in of.items() if name not in ("tokens", "blend")}
+        targets[f"p{index}"] = {**without, "targets": {"code": code, "prose": 3 * code}}
+    one, other = Plan(MODEL, pretrain(phases=shares)), Plan(MODEL, pretrain(phases=targets))
+    assert one.phases == other.phases
+    assert one.tokens_by_domain() == other.tokens_by_domain()
+
+
+CAPPED = {"main": phase(6400, 4), "anneal": phase(640, 4, blend={"code": 0.5, "prose": 0.5})}
+
+
+@pytest.mark.parametrize("caps", [{}, {"default": 2.1}, {"default": 0.1, "domains": {"code": None, "prose": 1}}])
+def test_a_run_within_the_caps_of_its_domains_is_let_pass(caps: dict[str, Any]) -> None:
+    check_epochs(MODEL, pretrain(phases=CAPPED, max_epochs=caps), {"code": 3200 + 192, "prose": 384})
+
+
+@pytest.mark.parametrize(
+    ("caps", "message"),
+    [
+        ({"default": 2}, "on 6,784 tokens of 'code', 2.12 times the 3,200 in its shard, .* allows 2 epochs; lower"),
+        ({"domains": {"prose": 0.9}}, "on 384 tokens of 'prose', 1.00 times the 384 in its shard, .* 0.9 epochs;"),
+        ({"default": 0.5}, "'code', .* allows 0.5 epochs; the phases train on 384 tokens of 'prose'"),
+    ],
+)
+def test_a_run_that_repeats_a_domain_over_all_phases_more_than_its_cap_is_refused(
+    caps: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        check_epochs(MODEL, pretrain(phases=CAPPED, max_epochs=caps), {"code": 3200, "prose": 384})
+
+
 def test_the_final_model_has_the_longest_context_and_the_last_rotary_base() -> None:
     more = {"main": phase(640, 2), "long": phase(640, 1, seq_length=256, rotary_base=1e6), "end": phase(64, 1)}
     model = final_model(MODEL, pretrain(phases=more, micro_batch_size=1))
@@ -96,6 +133,7 @@ def test_the_final_model_has_the_longest_context_and_the_last_rotary_base() -> N
             "muon needs whole matrices, which layout.distributed_optimizer cuts up",
         ),
         ({"batch_ramp": {"start": 4, "increment": 1, "tokens": 10}}, r"batch_ramp\.start = 4 is not below"),
+        ({"max_epochs": {"domains": {"cod": 2}}}, r"max_epochs\.domains names \['cod'\], which no phase trains on"),
         (
             {"schedule": {**PARAMS["pretrain"]["schedule"], "warmup_steps": 12}},
             "warmup_steps 12 and decay_steps 0 must be below the 12 steps",

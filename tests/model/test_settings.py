@@ -41,6 +41,24 @@ def test_the_default_parameters_are_valid() -> None:
             {"phases": {"main": {"blend": {"code": 0.5, "prose": 0.4}}}},
             r"pretrain\.phases\.main\.blend = .*sum to 0.9; make them sum to 1",
         ),
+        (
+            "pretrain",
+            {"phases": {"main": {"targets": {"code": 5}}}},
+            r"pretrain\.phases\.main = .*: give either blend, the share of each domain, or targets, its tokens",
+        ),
+        ("pretrain", {"phases": {"main": {"blend": None}}}, "give either blend"),
+        (
+            "pretrain",
+            {"phases": {"main": {"blend": None, "targets": {"code": 5, "prose": 2}}}},
+            "tokens = 1843200, but the targets sum to 7; leave tokens out, or correct one",
+        ),
+        (
+            "pretrain",
+            {"phases": {"main": {"tokens": None, "blend": None, "targets": {"code": 0}}}},
+            r"pretrain\.phases\.main\.targets\.code = 0: Input should be greater than 0",
+        ),
+        ("pretrain", {"phases": {"main": {"tokens": None}}}, "tokens is missing, of which blend gives the shares"),
+        ("pretrain", {"max_epochs": {"default": 0}}, r"pretrain\.max_epochs\.default = 0: .* greater than 0"),
         ("pretrain", {"learning_rate": 1e-3}, r"pretrain\.learning_rate is not a parameter"),
         ("pretrain", {"eval_interval": "many"}, r'pretrain\.eval_interval = "many": .*integer'),
         (

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from model.logs.log import TIMING, read
 from stages.files import read_json, sha256_file, sha256_tree, write_json
+from tests.model import corpus
 
 pytestmark = pytest.mark.e2e
 
@@ -25,6 +27,7 @@ RESULTS = (
     "checkpoints",
     "log.jsonl",
     "documents.parquet",
+    "mixture.json",
     "metrics.json",
     "run.json",
     "plots",
@@ -106,7 +109,7 @@ def test_phases_and_a_batch_ramp_make_one_log_and_a_model_of_the_longest_context
 ) -> None:
     phases = {
         "main": {"tokens": 64 * 20, "blend": {"code": 0.5, "prose": 0.5}, "global_batch_size": 4},
-        "anneal": {"tokens": 64 * 8, "blend": {"prose": 1.0}, "global_batch_size": 4},
+        "anneal": {"targets": {"prose": 64 * 8}, "global_batch_size": 4},
         "long": {
             "tokens": 128 * 4,
             "blend": {"code": 0.5, "prose": 0.5},
@@ -130,9 +133,33 @@ def test_phases_and_a_batch_ramp_make_one_log_and_a_model_of_the_longest_context
     seen = pq.read_table(root / "out" / "pretrain" / "documents.parquet").to_pylist()
     assert {piece["domain"] for piece in seen if piece["step"] in (8, 9)} == {"prose"}
     assert sum(piece["end"] - piece["start"] for piece in seen) == log[-1]["tokens"]
+    check_mixture(root, seen, {row["step"]: row["phase"] for row in log})
     config = read_json(root / "out" / "export" / "model" / "config.json")
     assert config["max_position_embeddings"] == 128
     assert config["rope_parameters"]["rope_theta"] == 50000.0
+
+
+def check_mixture(root: Path, seen: list[dict[str, Any]], phases: dict[int, str]) -> None:
+    """Require that the mixture of a run is what a count of its recorded pieces gives."""
+    mixture = read_json(root / "out" / "pretrain" / "mixture.json")
+    got, unique = Counter[tuple[str | None, str]](), Counter[tuple[str | None, str]]()
+    known: set[tuple[str | None, str, int, int]] = set()
+    for piece in seen:
+        for phase in (phases[piece["step"]], None):
+            part = (phase, piece["domain"])
+            tokens = {(*part, piece["document"], token) for token in range(piece["start"], piece["end"])}
+            got[part] += len(tokens)
+            unique[part] += len(tokens - known)
+            known |= tokens
+    rows = {(row["phase"], row["domain"]): row for row in mixture["domains"]}
+    assert {part: row["got_tokens"] for part, row in rows.items()} == got
+    assert {part: row["unique_tokens"] for part, row in rows.items()} == unique
+    asked = {part: row["asked_tokens"] for part, row in rows.items()}
+    assert asked["main", "code"] == 64 * 10
+    assert asked["anneal", "prose"] == 64 * 8
+    assert {name: entry["tokens"] for name, entry in mixture["sources"].items()} == {
+        corpus.DOMAINS[domain]: got[None, domain] for domain in corpus.DOMAINS
+    }
 
 
 def test_a_decay_branched_from_a_stable_checkpoint_is_the_run_that_was_planned_so(

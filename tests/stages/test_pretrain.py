@@ -39,6 +39,14 @@ def test_a_blend_that_is_not_of_the_domains_of_the_data_is_refused(params: dict[
         job(params)
 
 
+def test_data_that_would_come_too_often_is_refused(params: dict[str, Any]) -> None:
+    params["pretrain"]["phases"]["main"]["tokens"] = 10**6
+    job(params)
+    params["pretrain"]["max_epochs"] = {"default": 4.0}
+    with pytest.raises(UserError, match=r"tokens of 'code', \d+\.\d\d times the [\d,]+ in its shard.* add data"):
+        job(params)
+
+
 def test_missing_shards_name_their_stage(params: dict[str, Any]) -> None:
     Path("out/shards/index.json").unlink()
     with pytest.raises(UserError, match=r"'out/shards/index\.json' is missing.*run `dvc repro shards`"):
