@@ -1,12 +1,16 @@
 """Tokenise the splits to Megatron's indexed datasets: `python -m stages.shards`.
 
-Reads out/curate/documents/ and out/tokenizer/tokenizer/. Writes to out/shards/:
+Reads out/curate/documents/, out/curate/trail/, out/curate/report.json and out/tokenizer/tokenizer/. Writes to
+out/shards/:
 
 - tokens/{train,validation,test}/<domain>.{bin,idx}: token ids, each document followed by the end-of-document id
-- tokens/{train,validation,test}/<domain>.parquet: which document is where (`stages.corpus.indexed.SIDECAR`)
+- tokens/{train,validation,test}/<domain>.parquet: which document is where (`stages.corpus.tokenise.SIDECAR`)
 - index.json: the tokenizer's digest, size, end-of-document id and padding id; documents, tokens, bytes and files
   by split and domain. Tokens include the ends of documents.
+- funnel.json: tokens kept by split and source, domain, license and language, and the funnel of curation in tokens:
+  measured for what is kept, estimated for what was dropped (`stages.corpus.token_funnel`)
 - metrics.json: tokens by split and domain
+- plots/: tokens that left each step of curation
 
 While it works, scratch/ holds the tokens of finished files; a run that was killed goes on from them.
 """
@@ -16,7 +20,7 @@ from typing import Any
 
 from stages.curation.engine import Engine
 from stages.errors import UserError
-from stages.files import OUT, output, require, sha256_file, write_json
+from stages.files import OUT, output, read_json, require, sha256_file, write_json
 from stages.runner import run
 from stages.settings import Settings, load
 
@@ -33,7 +37,6 @@ class ShardsSettings(Settings):
 def main() -> None:
     """Tokenise every split and domain."""
     settings = load("shards", ShardsSettings)
-    from stages.corpus import bpe
     from stages.corpus.documents import shard_paths
     from stages.corpus.tokenise import write_shards
     from stages.curation.engine import started
@@ -42,7 +45,6 @@ def main() -> None:
     documents = {split: _by_domain(shard_paths(curated / split, "curate")) for split in SPLITS}
     _check_domains(documents)
     path = require(OUT / "tokenizer" / "tokenizer" / "tokenizer.json", "tokenizer")
-    tokenizer = bpe.load(path)
     with output("shards") as folder:
         files = {
             folder / "tokens" / split / domain: documents[split][domain]
@@ -55,15 +57,36 @@ def main() -> None:
             split: {domain: entries[folder / "tokens" / split / domain] for domain in documents[split]}
             for split in SPLITS
         }
-        entry = {
-            "sha256": sha256_file(path),
-            "vocab_size": tokenizer.get_vocab_size(),
-            "end_of_document": tokenizer.token_to_id(bpe.END_OF_DOCUMENT),
-            "pad": tokenizer.token_to_id(bpe.PADDING),
-        }
-        write_json(folder / "index.json", {"tokenizer": entry, "splits": splits})
+        write_json(folder / "index.json", {"tokenizer": _described(path), "splits": splits})
         write_json(folder / "metrics.json", {"tokens": _tokens(splits)})
+        _write_funnel(folder)
     print(f"shards: {sum(sum(domains.values()) for domains in _tokens(splits).values()):,} tokens")
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """Return the tokenizer's entry in index.json."""
+    from stages.corpus import bpe
+
+    tokenizer = bpe.load(path)
+    return {
+        "sha256": sha256_file(path),
+        "vocab_size": tokenizer.get_vocab_size(),
+        "end_of_document": tokenizer.token_to_id(bpe.END_OF_DOCUMENT),
+        "pad": tokenizer.token_to_id(bpe.PADDING),
+    }
+
+
+def _write_funnel(folder: Path) -> None:
+    from stages.corpus.documents import shard_paths
+    from stages.corpus.token_fates import fates
+    from stages.corpus.token_funnel import plotted, token_funnel
+
+    sidecars = {(path.parent.name, path.stem): path for path in (folder / "tokens").glob("*/*.parquet")}
+    trail = shard_paths(OUT / "curate" / "trail", "curate")
+    report = read_json(require(OUT / "curate" / "report.json", "curate"))
+    found = token_funnel(fates(trail, sidecars), report["funnel"])
+    write_json(folder / "funnel.json", found)
+    write_json(folder / "plots" / "tokens_by_step.json", plotted(found))
 
 
 def _by_domain(paths: list[Path]) -> dict[str, list[Path]]:

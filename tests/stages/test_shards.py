@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
@@ -63,6 +64,41 @@ def test_the_index_counts_and_digests_what_is_there(run_stages: Run) -> None:
         assert entry["tokens"] == (OUT / "tokens" / split / f"{domain}.bin").stat().st_size // 2
         for name, digest in entry["files"].items():
             assert sha256_file(OUT / "tokens" / split / name) == digest
+
+
+def test_the_funnel_starts_with_the_snapshot_and_ends_with_the_tokens_of_the_shards(run_stages: Run) -> None:
+    run_stages(*UPSTREAM, "shards")
+    found, index = read_json(OUT / "funnel.json"), read_json(OUT / "index.json")["splits"]
+    report, rows = read_json(Path("out/curate/report.json")), found["funnel"]["total"]
+    assert rows[0]["entered"]["documents"] == read_json(Path("out/snapshot/metrics.json"))["documents"]
+    for split, domain in SHARDS:
+        names = ("documents", "bytes", "tokens")
+        assert found["kept"][split]["by"]["domain"][domain] == {name: index[split][domain][name] for name in names}
+    tokens = sum(entry["tokens"] for domains in index.values() for entry in domains.values())
+    assert rows[-1]["left"]["estimated_tokens"] == tokens < rows[0]["entered"]["estimated_tokens"]
+    assert [row["step"] for row in rows] == [row["step"] for row in read_json(OUT / "plots/tokens_by_step.json")]
+    assert {reason: count["documents"] for reason, count in found["dropped"].items()} == {
+        reason: count["documents"] for reason, count in report["dropped"].items()
+    }
+
+
+def test_a_run_goes_on_from_the_files_that_an_earlier_one_finished(run_stages: Run) -> None:
+    run_stages(*UPSTREAM)
+    last = sorted(Path("out/curate/documents/test").glob("prose-*"))[-1]
+    whole = last.read_bytes()
+    last.chmod(0o644)
+    last.write_bytes(whole[:-100])
+    with pytest.raises(pa.ArrowInvalid, match="Parquet"):
+        run_stages("shards")
+    finished = [path for path in (OUT / "scratch").iterdir() if path.is_dir()]
+    assert finished and not (OUT / "tokens").exists()
+    for folder in finished:  # a mark that only a run that takes them from here shows
+        tokens = np.fromfile(folder / "tokens.bin", np.uint16)
+        np.ones_like(tokens).tofile(folder / "tokens.bin")
+    last.write_bytes(whole)
+    run_stages("shards")
+    assert set(np.fromfile(OUT / "tokens/train/code.bin", np.uint16)) == {1}
+    assert not (OUT / "scratch").exists()
 
 
 def test_a_domain_without_held_out_documents_is_an_error(params: Params, run_stages: Run) -> None:
