@@ -1,4 +1,4 @@
-"""What `release.verify` recomputes of the training: its log, and which documents each step saw."""
+"""What `release.verify` recomputes of the training: its log, which documents each step saw, and its mixture."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from model.data import mixture as recorded
 from model.job import Job
 from model.plan import Plan
 from release import layout
@@ -68,6 +69,15 @@ def documents(root: Path) -> Iterator[str]:
             yield f"{layout.STEP_DOCUMENTS}: step {row['step']} has {found} tokens, its batch has {expected}"
 
 
+def mixture(root: Path) -> Iterator[str]:
+    """training/mixture.json is what the run was asked for, and what its steps' documents add up to."""
+    stated = read_json(root / "training" / "mixture.json")
+    found = recorded.read(_job(root), root / layout.STEP_DOCUMENTS, root / layout.SIDECARS / "train")
+    for part in sorted(stated.keys() | found.keys()):
+        if stated.get(part) != found.get(part):
+            yield f"training/mixture.json: its {part} are not those of training/run.json and {layout.STEP_DOCUMENTS}"
+
+
 def _outside(lengths: Column, document: Column, start: Column, end: Column) -> int:
     """Return how many pieces do not lie in a document of these lengths."""
     known = (document >= 0) & (document < len(lengths))
@@ -80,8 +90,12 @@ def _rows(root: Path) -> list[dict[str, Any]]:
     return list(read_jsonl(root / "training" / "log.jsonl"))
 
 
+def _job(root: Path) -> Job:
+    return Job.model_validate(read_json(root / "training" / "run.json")["settings"])
+
+
 def _plan(root: Path) -> Plan:
-    return Job.model_validate(read_json(root / "training" / "run.json")["settings"]).plan
+    return _job(root).plan
 
 
 def _left_out(rows: list[dict[str, Any]]) -> set[int]:

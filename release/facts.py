@@ -37,6 +37,7 @@ class Facts:
     shards: Record
     results: Record
     metrics: Record
+    mixture: Record
     run: Record
     parity: Record
     config: Record
@@ -55,6 +56,7 @@ def read(root: Path) -> Facts:
         shards=read_json(root / "data" / "shards.json"),
         results=read_json(root / "evaluation" / "results.json"),
         metrics=read_json(root / "training" / "metrics.json"),
+        mixture=read_json(root / "training" / "mixture.json"),
         run=read_json(root / "training" / "run.json"),
         parity=read_json(root / "training" / "parity.json"),
         config=read_json(root / "config.json"),

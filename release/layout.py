@@ -22,6 +22,7 @@ FILES = {
     "evaluation/results.json": OUT / "evaluate" / "results.json",
     STEP_DOCUMENTS: OUT / "pretrain" / "documents.parquet",
     "training/log.jsonl": OUT / "pretrain" / "log.jsonl",
+    "training/mixture.json": OUT / "pretrain" / "mixture.json",
     "training/metrics.json": OUT / "pretrain" / "metrics.json",
     "training/run.json": OUT / "pretrain" / "run.json",
     "training/parity.json": OUT / "export" / "parity.json",

@@ -22,6 +22,7 @@ CHECKS: dict[str, Callable[[Path], Iterator[str]]] = {
     "weights": checks.weights,
     "training log": checks_training.log,
     "training documents": checks_training.documents,
+    "training mixture": checks_training.mixture,
     "data": checks.data,
     "tasks": checks_evaluation.tasks,
     "results": checks_evaluation.results,

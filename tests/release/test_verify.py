@@ -176,6 +176,20 @@ def test_a_step_whose_documents_do_not_add_up_is_found(released: Path, change: d
     assert any(message in line for line in _found(released)["training documents"])
 
 
+def test_a_mixture_that_the_steps_did_not_see_is_found(released: Path) -> None:
+    def balanced(mixture: Any) -> None:
+        mixture["domains"][0]["got_tokens"] -= 200
+
+    path = released / "training" / "mixture.json"
+    got = {name: entry["tokens"] for name, entry in read_json(path)["licenses"].items()}
+    assert got == {"MIT": 0, "Python-2.0.1": 400}
+    _edit(path, balanced)
+    _sealed(released)
+    found = _found(released)
+    assert set(found) == {"training mixture", "graph record"}
+    assert found["training mixture"][0].startswith("training/mixture.json: its domains are not those of")
+
+
 def test_parameters_that_the_weights_do_not_have_are_found(released: Path) -> None:
     def more(metrics: Any) -> None:
         metrics["parameters"] += 1

@@ -18,6 +18,7 @@ from evals import tasks
 from evals.documents import Document
 from evals.questions import Question
 from evals.recompute import results_from_samples
+from model.data import mixture
 from model.families.llama import Llama
 from model.job import Job, Shards
 from model.settings import PretrainSettings
@@ -244,6 +245,8 @@ def _training(out: Path) -> None:
         for piece in range(BATCH * SEQ_LENGTH // 10)
     ]
     pq.write_table(pa.Table.from_pylist(pieces), out / "pretrain" / "documents.parquet")
+    train = out / "shards" / "tokens" / "train"
+    write_json(out / "pretrain" / "mixture.json", mixture.read(job(), out / "pretrain" / "documents.parquet", train))
     weights = load_file(out / "export" / "model" / "model.safetensors")
     metrics = {
         "parameters": sum(tensor.numel() for tensor in weights.values()),
