@@ -7,7 +7,6 @@ Dropped documents are never tokenised: their tokens are estimated from their byt
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -53,21 +52,20 @@ def fates(trail: Sequence[Path], sidecars: Mapping[tuple[str, str], Path]) -> li
 
 def _groups(trail: Sequence[Path], sidecars: Mapping[tuple[str, str], Path]) -> Iterator[Row]:
     """Yield sums over parts of the trail: of dropped documents, and of kept ones with their tokens."""
-    with ExitStack() as stack:
-        shards = {key: _Shard(path, stack) for key, path in sidecars.items()}
-        for path in trail:
-            for table in _tables(path):
-                for some in _with_tokens(table, shards, path):
-                    yield from some.group_by(list(FATES)).aggregate(_SUMS).to_pylist()
-        for (split, domain), shard in shards.items():
-            if shard.take(1).num_rows:
-                raise _mismatch(f"the shard of '{domain}' in '{split}' has more documents than its trail")
+    shards = {key: _Shard(path) for key, path in sidecars.items()}
+    for path in trail:
+        for table in _tables(path, ["id", *FATES, _LENGTH]):
+            for some in _with_tokens(table, shards, path):
+                yield from some.group_by(list(FATES)).aggregate(_SUMS).to_pylist()
+    for (split, domain), shard in shards.items():
+        if shard.take(1).num_rows:
+            raise _mismatch(f"the shard of '{domain}' in '{split}' has more documents than its trail")
 
 
-def _tables(path: Path) -> Iterator[pa.Table]:
+def _tables(path: Path, columns: list[str]) -> Iterator[pa.Table]:
     with pq.ParquetFile(path) as parquet:
         for number in range(parquet.num_row_groups):
-            yield parquet.read_row_group(number, columns=["id", *FATES, _LENGTH])
+            yield parquet.read_row_group(number, columns=columns)
 
 
 def _with_tokens(table: pa.Table, shards: "Mapping[tuple[str, str], _Shard]", path: Path) -> Iterator[pa.Table]:
@@ -88,14 +86,14 @@ def _with_tokens(table: pa.Table, shards: "Mapping[tuple[str, str], _Shard]", pa
 class _Shard:
     """The ids and tokens of a shard's documents, as many at a time as are asked for."""
 
-    def __init__(self, path: Path, stack: ExitStack) -> None:
-        self._batches = stack.enter_context(pq.ParquetFile(path)).iter_batches(columns=["id", "tokens"])
+    def __init__(self, path: Path) -> None:
+        self._tables = _tables(path, ["id", "tokens"])
         self._left = pa.table({"id": pa.array([], pa.string()), "tokens": pa.array([], pa.int64())})
 
     def take(self, documents: int) -> pa.Table:
         """Return the next documents, or those that are left."""
-        while self._left.num_rows < documents and (batch := next(self._batches, None)) is not None:
-            self._left = pa.concat_tables([self._left, pa.Table.from_batches([batch])])
+        while self._left.num_rows < documents and (more := next(self._tables, None)) is not None:
+            self._left = pa.concat_tables([self._left, more])
         found, self._left = self._left.slice(0, documents), self._left.slice(documents)
         return found
 
