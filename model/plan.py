@@ -164,7 +164,7 @@ def check_epochs(model: ModelSettings, pretrain: PretrainSettings, tokens: Mappi
         if cap is not None and planned > cap * available:
             faults.append(
                 f"the phases train on {planned:,} tokens of '{domain}', {planned / available:.2f} times the "
-                f"{available:,} in its shard, and pretrain.max_epochs allows {cap:g} epochs"
+                f"{available:,} in its shard, and pretrain.max_epochs caps that at {cap:g}"
             )
     if faults:
         remedy = "lower the share or the tokens, raise the cap, or add data to the domain"

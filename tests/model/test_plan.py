@@ -99,9 +99,9 @@ def test_a_run_within_the_caps_of_its_domains_is_let_pass(caps: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("caps", "message"),
     [
-        ({"default": 2}, "on 6,784 tokens of 'code', 2.12 times the 3,200 in its shard, .* allows 2 epochs; lower"),
-        ({"domains": {"prose": 0.9}}, "on 384 tokens of 'prose', 1.00 times the 384 in its shard, .* 0.9 epochs;"),
-        ({"default": 0.5}, "'code', .* allows 0.5 epochs; the phases train on 384 tokens of 'prose'"),
+        ({"default": 2}, "on 6,784 tokens of 'code', 2.12 times the 3,200 in its shard, .* caps that at 2; lower"),
+        ({"domains": {"prose": 0.9}}, "on 384 tokens of 'prose', 1.00 times the 384 in its shard, .* at 0.9;"),
+        ({"default": 0.5}, "'code', .* at 0.5; the phases train on 384 tokens of 'prose'"),
     ],
 )
 def test_a_run_that_repeats_a_domain_over_all_phases_more_than_its_cap_is_refused(

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.data import mixture
+from model.data import record as data_record
 from model.data.record import write_record
 from model.job import Job
 from tests.model import numbered
@@ -33,7 +34,7 @@ def shards(tmp_path: Path) -> Path:
             {"tokens": length, "source": source_of(domain, index), "license": license_of(index)}
             for index, length in enumerate(lengths)
         ]
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train" / f"{domain}.parquet")
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train" / f"{domain}.parquet", row_group_size=3)
     return tmp_path
 
 
@@ -52,7 +53,8 @@ def rows_of(found: dict[str, Any], phase: str | None) -> dict[str, dict[str, Any
     return {row["domain"]: row for row in found["domains"] if row["phase"] == phase}
 
 
-def test_what_was_got_is_what_the_recorded_documents_hold(shards: Path) -> None:
+def test_what_was_got_is_what_the_recorded_documents_hold(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_record, "SAMPLES_AT_A_TIME", 64)
     job = numbered.job(shards, MAIN, ANNEAL)
     found, record = read(job, shards, all_steps(job))
     for phase, first, last in (("0", 1, 75), ("1", 76, 82), (None, 1, 82)):
@@ -89,6 +91,11 @@ def test_what_was_asked_is_what_the_settings_say(shards: Path) -> None:
     for row in found["domains"]:
         assert row["difference"] == row["got_tokens"] - row["asked_tokens"]
         assert -2 * 16 < row["difference"] < 4 * 16, "rounding is to whole samples and steps"
+
+
+def test_replicas_get_the_mixture_of_one_process(shards: Path) -> None:
+    one, two = (numbered.job(shards, MAIN, ANNEAL, layout={"data_parallel_size": degree}) for degree in (1, 2))
+    assert read(one, shards, all_steps(one)) == read(two, shards, all_steps(two))
 
 
 def test_a_step_that_was_left_out_is_lacking(shards: Path) -> None:
