@@ -1,15 +1,18 @@
 """MediaWiki's XML export: a row a page, streamed.
 
 The wikitext of a page's last revision is made plain by mwparserfromhell: templates, tables of no text, references,
-files and categories go, links leave their words. A redirect and a page of another namespace become no text but a row
-that says so. Versions 0.3 to 0.11 of the export are read alike; their fields used here have never changed.
+files and categories go, links leave their words. Of templates, whose definitions an export of articles lacks, those of
+the English Wikipedia that quote, name a language or convert a measure leave their words too. A redirect and a page of
+another namespace become no text but a row that says so. Versions 0.3 to 0.11 of the export are read alike; their
+fields used here have never changed.
 """
 
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import mwparserfromhell
-from mwparserfromhell.nodes import Node, Tag, Wikilink
+from mwparserfromhell.nodes import Node, Tag, Template, Text, Wikilink
+from mwparserfromhell.wikicode import Wikicode
 
 from stages.errors import UserError
 from stages.formats.encodings import encoding_of
@@ -18,6 +21,15 @@ from stages.formats.xml import Headed, stream_elements
 
 _FILE, _CATEGORY = "6", "14"
 _HIDDEN_TAGS = frozenset({"ref", "references", "gallery", "imagemap", "timeline"})
+_QUOTES = frozenset({"quote", "blockquote", "quotation", "cquote"})
+_MEASURES = frozenset({"convert", "cvt"})
+_RANGES = frozenset({"to", "and", "or", "by", "x", "-", "\N{EN DASH}"})
+_TEMPLATES = {  # those that stand for words of a sentence or are a paragraph, with the parameters that have them
+    **dict.fromkeys(_QUOTES, ("1", "text", "quote")),
+    **dict.fromkeys(_MEASURES, ("1", "2")),
+    **dict.fromkeys(("lang", "transl", "transliteration"), ("2",)),
+    **dict.fromkeys(("nowrap", "nobr", "small", "nihongo", "script"), ("1",)),
+}
 
 
 def read(stream: BinaryIO, name: str, options: Options) -> Iterator[Row]:
@@ -74,11 +86,43 @@ def _names(siteinfo: Any, keys: tuple[str, ...]) -> frozenset[str]:
 def plain(wikitext: str, hidden: frozenset[str]) -> str:
     """Return the words of a wikitext; links to a namespace in `hidden` are left out with their captions."""
     code = mwparserfromhell.parse(wikitext)
-    code.nodes = [node for node in code.nodes if not _is_hidden(node, hidden)]  # `remove` searches the whole page
+    code.nodes = _shown(code, hidden)
     return str(code.strip_code(collapse=True)).strip()
 
 
-def _is_hidden(node: Node, hidden: frozenset[str]) -> bool:
+def _shown(code: Wikicode, hidden: frozenset[str]) -> list[Node]:
+    """Return the nodes that have words; `Wikicode.remove` would search the whole page for each of the others."""
+    return [shown for node in code.nodes for shown in _words(node, hidden)]
+
+
+def _words(node: Node, hidden: frozenset[str]) -> list[Node]:
+    if isinstance(node, Template):
+        return _words_of_template(node, hidden)
+    if isinstance(node, Wikilink):
+        return [] if _name(node.title).partition(":")[0].strip() in hidden else [node]
     if isinstance(node, Tag):
-        return str(node.tag).strip().lower() in _HIDDEN_TAGS
-    return isinstance(node, Wikilink) and str(node.title).partition(":")[0].strip().lower() in hidden
+        if _name(node.tag) in _HIDDEN_TAGS:
+            return []
+        if node.contents:
+            node.contents.nodes = _shown(node.contents, hidden)
+    return [node]
+
+
+def _words_of_template(template: Template, hidden: frozenset[str]) -> list[Node]:
+    name = _name(template.name)
+    pieces = [_shown(template.get(key).value, hidden) for key in _parameters(template, name)]
+    if name in _QUOTES:
+        return [Text("\n\n"), *(pieces[0] if pieces else ()), Text("\n\n")]
+    return [node for number, piece in enumerate(pieces) for node in ([Text(" ")] if number else []) + piece]
+
+
+def _parameters(template: Template, name: str) -> list[str]:
+    """Return the names of the parameters that have a template's words, of those that it has."""
+    names = _TEMPLATES.get(name, ())
+    if name in _MEASURES and template.has("2") and _name(template.get("2").value) in _RANGES:
+        names = ("1", "2", "3", "4")
+    return [key for key in names if template.has(key)]
+
+
+def _name(code: Wikicode) -> str:
+    return str(code).strip().lower()

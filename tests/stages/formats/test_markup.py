@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from stages.errors import UserError
+from stages.formats import mediawiki
 from tests.shared import shared
 from tests.stages.formats.reading import rows, text
 
@@ -67,6 +68,23 @@ def test_a_wiki_page_is_a_row_and_what_is_no_page_says_why() -> None:
     assert found[0].text == "Bold and a word."
     assert found[0].columns == {"title": "A", "namespace": "0", "revision": "70", "timestamp": "2020-01-01T00:00:00Z"}
     assert [row.text for row in rows(WIKI.encode(), "dump.xml", namespaces=(1,)) if not row.problem] == ["Talk"]
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "plain"),
+    [
+        ("the Greek ''{{lang|grc|[[arkhe|ἀρχή]]}}'', power", "the Greek ἀρχή, power"),
+        ("{{convert|1300|mi|km}} or {{Convert|5|to|7|ft|m|0}} away", "1300 mi or 5 to 7 ft away"),
+        (
+            "So:{{quote|text=We ''must''<ref>a</ref> go.|author=A. B.}}He went.",
+            "So:\n\nWe must go.\n\nHe went.",
+        ),
+        ("All.{{citation needed|date=May 2015}}{{Main|History}}{{quote}}", "All."),
+        ("''A [[File:A.png|thumb|x]]slanted'' word", "A slanted word"),
+    ],
+)
+def test_a_template_leaves_the_words_that_it_stands_for(wikitext: str, plain: str) -> None:
+    assert mediawiki.plain(wikitext, frozenset({"file"})) == plain
 
 
 def test_other_xml_is_no_wiki() -> None:
