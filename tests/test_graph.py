@@ -1,6 +1,7 @@
 """The rules of the graph: what dvc.yaml must say of each stage."""
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ PACKAGES = ("stages", "model", "evals", "release")
 GRAPH: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"]
 ORDER = ["snapshot", "curate", "tokenizer", "shards", "pretrain", "export", "evaluate", "release", "publish"]
 FAMILIES = [f"model/families/{file.name}" for file in (ROOT / "model" / "families").glob("*.py")]
-UNNAMED = {"model/launching/node.py": ["model/launching/process.py"], "model/families/family.py": FAMILIES}
+FORMATS = [f"stages/formats/{file.name}" for file in (ROOT / "stages" / "formats").glob("*.py")]
+UNNAMED = {
+    "model/launching/node.py": ["model/launching/process.py"],
+    "model/families/family.py": FAMILIES,
+    "stages/formats/formats.py": FORMATS,
+}
 """Modules that a module starts as processes of their own, or finds by their files; no import names them."""
 
 
@@ -70,6 +76,16 @@ def test_no_stage_is_frozen_persistent_or_always_changed(stage: str) -> None:
 def test_a_stage_depends_on_exactly_the_modules_it_imports(stage: str) -> None:
     declared = {path for path in paths(GRAPH[stage]["deps"]) if path.endswith(".py")}
     assert declared == modules_of(stage)
+
+
+@pytest.mark.parametrize("stage", ORDER)
+def test_a_stage_depends_on_the_tables_and_templates_beside_its_modules(stage: str) -> None:
+    beside = {
+        f"{Path(module).parent}/{name}"
+        for module in modules_of(stage)
+        for name in re.findall(r'Path\(__file__\)\.with_name\("([^"]+)"\)', (ROOT / module).read_text(encoding="utf-8"))
+    }
+    assert beside <= set(paths(GRAPH[stage]["deps"]))
 
 
 @pytest.mark.parametrize("stage", ORDER)
