@@ -66,6 +66,8 @@ def main() -> None:
 
     allowed = settings.licenses.allowed()
     with output("snapshot") as folder:
+        for part in ("documents", "references"):  # there without content too, as DVC asks of an output
+            (folder / part).mkdir()
         taken = [
             take_or_keep(name, settings.sources[name], allowed, settings.shard_bytes, folder / "documents")
             for name in sorted(settings.sources)

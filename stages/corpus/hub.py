@@ -21,6 +21,7 @@ from ruamel.yaml.error import YAMLError
 from release import hub_client
 from release.retry import UnclearError, until_clear
 from stages.corpus.candidates import Reference, select
+from stages.corpus.progress import is_watched
 from stages.corpus.sources import HubSource
 from stages.corpus.stores import COMMIT, Listing, Store, fetched
 from stages.errors import UserError
@@ -40,7 +41,8 @@ class HubStore(Store):
         self._source, self._folder = source, folder
         self._api = HfApi(endpoint=endpoint)
         hub_client.set_timeout(TIMEOUT_SECONDS)
-        disable_progress_bars()
+        if not is_watched():
+            disable_progress_bars()
 
     def listing(self) -> Listing:
         """Return the files of the configuration and split that `include` and `exclude` leave."""

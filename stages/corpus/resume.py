@@ -46,11 +46,11 @@ def forget_all() -> None:
 
 
 def _key(source: Source, allowed: frozenset[str], shard_bytes: int) -> str:
-    """Return 64 bits of SHA-256 over the settings, and the code that reads sources."""
+    """Return 64 bits of SHA-256 over the settings, and the code and libraries that read sources."""
     hasher = hashlib.sha256(json.dumps([source.model_dump(mode="json"), sorted(allowed), shard_bytes]).encode())
-    for package in ("corpus", "formats"):
-        for path in sorted((_CODE / package).rglob("*.py")):
-            hasher.update(path.read_bytes())
+    code = [path for package in ("corpus", "formats") for path in sorted((_CODE / package).rglob("*.py"))]
+    for path in (*code, _CODE.parent / "requirements.lock"):
+        hasher.update(path.read_bytes())
     return hasher.hexdigest()[:16]
 
 

@@ -46,8 +46,9 @@ class Texts(Settings):
     """The column that holds each document's license, as an SPDX expression or in words that stages.corpus.license_map
     knows."""
     license_revision: str | None = None
-    """The upstream revision that the license was read at; where the source is pinned to a commit, the same one. A text
-    that was given another license later, or earlier, is judged by the license at its pin."""
+    """The upstream revision that `license` was read at. Where the source is pinned to a commit it is that one, so that
+    whoever moves the pin reads the license again: a text that was given another one later, or earlier, is judged by
+    the license at its pin. A column's licenses are at the pin."""
     license_basis: Literal["text", "repository"] = "text"
     """What says so: the texts, or the page that carries them; or only a license file of the repository, which may be
     meant for its code."""
@@ -70,9 +71,10 @@ class Texts(Settings):
 
     @model_validator(mode="after")
     def _license_holds_at_the_pin(self) -> Self:
-        if self.upstream is not None and self.license_revision not in (None, self.upstream):
+        stated = self.license is not None or self.license_revision is not None
+        if self.upstream is not None and stated and self.license_revision != self.upstream:
             raise ValueError(
-                f"the license was read at '{self.license_revision}', but the source is pinned to '{self.upstream}': "
+                f"the license was read at {self.license_revision!r}, but the source is pinned to '{self.upstream}': "
                 "read the license there, and set license_revision to it"
             )
         return self

@@ -1,7 +1,9 @@
 """Files that a source names, wherever they are: a store lists them, and brings each whole to the disk.
 
 A file is checked against its size and digest before its first document is read, so nothing comes of a file that
-was cut short or changed. Hence whole files instead of streams: the disk holds one file of a source, memory a block.
+was cut short or changed. Hence whole files instead of streams, which no digest of a whole can vouch for while they
+are read: memory holds a block, the disk a file of a source by reference; of one that is copied, all that was fetched,
+until the source is taken, for another attempt.
 """
 
 import hashlib

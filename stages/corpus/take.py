@@ -12,6 +12,7 @@ from stages.corpus.candidates import Reading
 from stages.corpus.documents import ShardWriter
 from stages.corpus.gate import Record, admit
 from stages.corpus.licenses import stated
+from stages.corpus.progress import bar
 from stages.corpus.sources import FilesSource, InstalledSource, Source
 from stages.corpus.stores import reading
 from stages.errors import UserError
@@ -55,7 +56,8 @@ def take(name: str, source: Source, allowed: frozenset[str], shard_bytes: int, f
             ShardWriter(folder, name, shard_bytes) as writer,
         ):
             record = Record(refuse)
-            for document in admit(name, source, opened.candidates, allowed, shard_bytes, record):
+            documents = admit(name, source, opened.candidates, allowed, shard_bytes, record)
+            for document in bar(documents, desc=name, unit=" documents"):
                 writer.add(document)
     named = opened.references
     digest = references.digest(named) if _by_reference(source) else record.digest.hexdigest()

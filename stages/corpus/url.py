@@ -17,6 +17,7 @@ from fsspec.implementations.http import HTTPStreamFile  # type: ignore[import-un
 
 from release.retry import UnclearError, until_clear
 from stages.corpus.candidates import Reference
+from stages.corpus.progress import bar
 from stages.corpus.sources import UrlSource
 from stages.corpus.stores import Listing, Store
 from stages.errors import UserError
@@ -91,7 +92,7 @@ def _advance(system: Any, url: str, partial: Path, size: int | None) -> bool:
     if done and done == size:
         return True
     try:
-        _answer(url, lambda: _append(system, url, partial, done))
+        _answer(url, lambda: _append(system, url, partial, done, size))
     except UnclearError:
         if partial.exists() and partial.stat().st_size > done:
             return False
@@ -104,12 +105,15 @@ def _advance(system: Any, url: str, partial: Path, size: int | None) -> bool:
     return True
 
 
-def _append(system: Any, url: str, partial: Path, done: int) -> None:
-    with _opened(system, url, done) as remote, partial.open("ab") as local:
+def _append(system: Any, url: str, partial: Path, done: int, size: int | None) -> None:
+    shown = bar(desc=url, total=size, initial=done, unit="B")
+    with _opened(system, url, done) as remote, partial.open("ab") as local, shown:
         if done and isinstance(remote, HTTPStreamFile) and remote.r.status != _PARTIAL_CONTENT:
             local.truncate(0)  # the server sends the file from its beginning, whatever was asked
+            shown.reset()
         while block := remote.read(_BLOCK):
             local.write(block)
+            shown.update(len(block))
 
 
 def _opened(system: Any, url: str, done: int) -> Any:

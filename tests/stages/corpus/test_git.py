@@ -57,7 +57,8 @@ def commit(root: Path, git: Git) -> str:
 
 
 def store(repository: str | Path, commit: str, folder: Path, **settings: Any) -> GitStore:
-    pinned = {"kind": "git", "domain": "prose", "repository": str(repository), "commit": commit, "license": "MIT"}
+    pinned = {"kind": "git", "domain": "prose", "repository": str(repository), "commit": commit}
+    pinned |= {"license": "MIT", "license_revision": commit}
     return GitStore(validate("source", GitSource, {**pinned, **settings}, "test"), folder)
 
 
@@ -161,10 +162,5 @@ def test_a_repository_that_is_a_command_or_a_secret_is_refused(repository: str, 
     ("repository", "shown"), [("https://example.org/x.git", True), ("git@example.org:x.git", True), ("../x", False)]
 )
 def test_a_manifest_names_a_repository_but_no_folder(repository: str, shown: bool, tmp_path: Path) -> None:
-    source = validate(
-        "source",
-        GitSource,
-        {"kind": "git", "domain": "code", "repository": repository, "commit": "0" * 40, "license": "MIT"},
-        "test",
-    )
+    source = store(repository, "0" * 40, tmp_path)._source
     assert ("repository" in source.public()) == shown

@@ -101,3 +101,5 @@ def test_a_license_holds_for_the_revision_that_it_was_read_at() -> None:
     assert validate("s", GitSource, held, "p").license_note == "later CC-BY-NC-SA-4.0"
     with pytest.raises(UserError, match=r"the license was read at 'a{40}', but the source is pinned to 'b{40}'"):
         validate("s", GitSource, {**held, "commit": "b" * 40}, "p")
+    with pytest.raises(UserError, match=r"the license was read at None, but the source is pinned to 'a{40}'"):
+        validate("s", GitSource, {**held, "license_revision": None}, "p")
