@@ -27,8 +27,8 @@ _RANGES = frozenset({"to", "and", "or", "by", "x", "-", "\N{EN DASH}"})
 _TEMPLATES = {  # those that stand for words of a sentence or are a paragraph, with the parameters that have them
     **dict.fromkeys(_QUOTES, ("1", "text", "quote")),
     **dict.fromkeys(_MEASURES, ("1", "2")),
-    **dict.fromkeys(("lang", "transl", "transliteration"), ("2",)),
-    **dict.fromkeys(("nowrap", "nobr", "small", "nihongo", "script"), ("1",)),
+    **dict.fromkeys(("lang", "script", "transl", "transliteration"), ("2",)),
+    **dict.fromkeys(("nowrap", "nobr", "small", "nihongo"), ("1",)),
 }
 
 
