@@ -7,8 +7,8 @@ Reads out/snapshot/ and, where sources are taken by reference, the files that it
   duplicates, and where it went or why it was dropped; `--explain` shows that of one document. Of those that went to
   a split, rows are in the order of the part's documents there
 - report.json: documents and bytes that enter each step, that it edits, drops and leaves, by source, domain, license
-  and language; kept by split, dropped by reason, found by tag, removed by each opt-out list; lengths, clusters of
-  duplicates, and what was found of each benchmark
+  and language; kept by split, dropped by reason, found by tag, removed by each opt-out list; what licenses ask,
+  lengths, clusters of duplicates, what was found of each benchmark, and encodings of what is taken by reference
 - contamination.json: the evaluation data that all documents were checked against, and by which n-grams
 - contaminated.jsonl: each passage of evaluation data: benchmark, row, passage, document and what was done
 - classifiers/: those that were trained, with what held-out examples say of them; index.json says for which sources
@@ -68,8 +68,8 @@ def main() -> None:
     scratch = FOLDER / "scratch"
     with output("curate") as folder:
         with started(settings.engine) as workers:
-            curate(parts, settings.duplicates, settings.split, workers, scratch, folder)
-        metrics = records.write(chains, settings.dropped_sample, folder)
+            encodings = curate(parts, settings.duplicates, settings.split, workers, scratch, folder)
+        metrics = records.write(chains, encodings, settings.dropped_sample, folder)
         scratch.rename(folder / "scratch")
     print(f"curate: kept {metrics['kept']['documents']:,} documents, dropped {metrics['dropped']['documents']:,}")
 

@@ -1,6 +1,7 @@
 """Counts of documents and bytes, grouped by name."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import TypedDict
 
 
@@ -9,6 +10,12 @@ class Count(TypedDict):
 
     documents: int
     bytes: int
+
+
+def total(counts: Iterable[Count]) -> Count:
+    """Return the sum of counts."""
+    every = list(counts)
+    return Count(documents=sum(one["documents"] for one in every), bytes=sum(one["bytes"] for one in every))
 
 
 class Tally:

@@ -17,21 +17,24 @@ from typing import Any
 
 import numpy as np
 
+from stages.corpus.tally import Count, total
 from stages.curation.duplicates import Clusters, Index, decide, forest
 from stages.curation.engine import Workers, prune, run
 from stages.curation.minhash import Deduplication
 from stages.curation.parts import EXACT, LENGTH, NEAR, TRAIL, AnyPart, Join, Settle, Sift
+from stages.curation.referred import ENCODINGS, Referred
 from stages.curation.split import SPLITS, Split
-from stages.files import sha256_file
+from stages.files import read_json, sha256_file
 
 ROOT = Path(__file__).parents[2]
-CODE = ("stages/curation/**/*", "stages/corpus/*.py", "stages/formats/*.py", "requirements.lock")
+CODE = ("stages/curation/**/*", "stages/corpus/*", "stages/formats/*", "requirements.lock")
 """The files that results depend on."""
+Encodings = dict[str, dict[str, Count]]
 
 
 def curate(
     parts: Sequence[AnyPart], duplicates: Deduplication, split: Split, workers: Workers, scratch: Path, folder: Path
-) -> None:
+) -> Encodings:
     """Curate the parts.
 
     Writes `documents/<split>/<domain>-<part>.parquet` and `trail/<part>.parquet`. The bytes are a function of the
@@ -45,6 +48,9 @@ def curate(
         scratch: Where results of pieces are kept from run to run; on the same file system as `folder`.
         folder: Where the documents and the trail go.
 
+    Returns:
+        Documents and bytes of each source that is taken by reference, by the encoding that they were read from.
+
     Raises:
         UserError: A step refuses, or workers are killed again and again.
     """
@@ -54,7 +60,9 @@ def curate(
     settled = _settle(parts, sifted, clusters, split, scratch, workers)
     for number, (part, result) in enumerate(zip(parts, settled, strict=True)):
         _publish(result, part.domain, number, folder)
+    encodings = _encodings(parts, sifted)
     prune(scratch, [*sifted, *joined, *settled])
+    return encodings
 
 
 def _clusters(
@@ -101,6 +109,17 @@ def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     source.chmod(0o444)  # who writes into the output must not change what later runs take from the scratch folder
     os.link(source, target)
+
+
+def _encodings(parts: Sequence[AnyPart], sifted: Sequence[Path]) -> Encodings:
+    found: Encodings = {}
+    for part, result in zip(parts, sifted, strict=True):
+        if isinstance(part, Referred):
+            own = found.setdefault(part.source, {})
+            for encoding, count in read_json(result / ENCODINGS).items():
+                before = own.get(encoding, Count(documents=0, bytes=0))
+                own[encoding] = total([before, count])
+    return found
 
 
 def _sift_key(part: AnyPart, duplicates: Deduplication) -> str:

@@ -38,7 +38,7 @@ class Part:
     domain: str
     chain: Chain
 
-    def batches(self, _scratch: Path, _refuse: Callable[[dict[str, Any]], object]) -> Iterator[list[Document]]:
+    def batches(self, _folder: Path, _refuse: Callable[[dict[str, Any]], object]) -> Iterator[list[Document]]:
         """Yield the documents, all of which the license gate has admitted."""
         return batches(read([self.path]))
 
@@ -62,7 +62,7 @@ class Sift:
             def refuse(facts: dict[str, Any]) -> None:
                 rows.add(trail.refused(facts, self.part.domain))
 
-            for batch in self.part.batches(folder / "fetched", refuse):
+            for batch in self.part.batches(folder, refuse):
                 outcomes = chain(batch)
                 for before, outcome in zip(batch, outcomes, strict=True):
                     rows.add(trail.row(before, outcome))

@@ -10,6 +10,7 @@ from typing import Any
 from stages.curation import contamination, findings, funnel, report, trail
 from stages.curation.chain import Chain
 from stages.curation.contamination import Contamination
+from stages.curation.curator import Encodings
 from stages.curation.quality import LearnedQuality
 from stages.curation.toxicity import Toxicity
 from stages.files import read_jsonl, write_json, write_jsonl
@@ -18,11 +19,12 @@ CLASSIFIERS = "classifiers"
 CONTAMINATED = "contaminated.jsonl"
 
 
-def write(chains: Mapping[str, Chain], sample: int, folder: Path) -> dict[str, Any]:
+def write(chains: Mapping[str, Chain], encodings: Encodings, sample: int, folder: Path) -> dict[str, Any]:
     """Write all but the documents and the trail, of which it is counted, and return the totals.
 
     Args:
         chains: What the documents of each source went through.
+        encodings: Of sources that are taken by reference; the snapshot's manifest has those of others.
         sample: Dropped documents listed for each reason, at most.
         folder: Where the documents and the trail are.
 
@@ -31,7 +33,7 @@ def write(chains: Mapping[str, Chain], sample: int, folder: Path) -> dict[str, A
     """
     paths = sorted((folder / "trail").glob("*.parquet"))
     found = report.report(paths, chains)
-    found["contamination"] = _contamination(paths, chains, folder)
+    found |= {"contamination": _contamination(paths, chains, folder), "encodings": encodings}
     metrics = report.totals(found)
     write_json(folder / "report.json", found)
     write_json(folder / "metrics.json", metrics)

@@ -12,10 +12,12 @@ from stages.corpus.candidates import Reference
 from stages.corpus.documents import Document, batches
 from stages.curation.chain import Chain
 from stages.errors import UserError
+from stages.files import write_json
 
 if TYPE_CHECKING:  # its clients of hubs and servers take a second to import, in each worker
     from stages.corpus.references import Referring
 
+ENCODINGS = "encodings.json"
 _SELECTION = {"sha256", "include", "exclude"}  # what decides which files there are, not what is in them
 
 
@@ -52,11 +54,12 @@ class Referred:
         facts = [self.source, settings, files, sorted(self.allowed), self.longest]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
-    def batches(self, scratch: Path, refuse: Callable[[dict[str, Any]], object]) -> Iterator[list[Document]]:
+    def batches(self, folder: Path, refuse: Callable[[dict[str, Any]], object]) -> Iterator[list[Document]]:
         """Yield the documents that the license gate admits.
 
         Args:
-            scratch: A folder for what is fetched, a file at a time; it is gone in the end.
+            folder: Gets, in the end, documents and bytes by the encoding that they were read from; and what is fetched
+                in the meantime, a file at a time.
             refuse: Takes what the gate says of each text that it does not admit, before the batch that follows it.
 
         Raises:
@@ -65,12 +68,14 @@ class Referred:
         from stages.corpus.gate import Record
         from stages.corpus.references import documents
 
+        record, fetched = Record(refuse), folder / "fetched"
         facts = self.source, self.settings, self.files, self.allowed, self.longest
         try:
-            yield from batches(documents(*facts, scratch, Record(refuse)))
+            yield from batches(documents(*facts, fetched, record))
         except UserError as error:
             raise UserError(f"Source '{self.source}': {error}") from error
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(fetched, ignore_errors=True)
+        write_json(folder / ENCODINGS, record.encodings.by_group())
 
 
 def grouped(settings: "Referring", files: Sequence[Reference], limit: int) -> Iterator[tuple[Reference, ...]]:

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages.corpus.tally import Count
+from stages.corpus.licenses import flags
+from stages.corpus.tally import Count, total
 from stages.curation import trail
 from stages.curation.chain import Chain
 from stages.curation.contamination import CONTAMINATED
@@ -21,7 +22,7 @@ _NONE = Count(documents=0, bytes=0)
 
 
 def report(paths: Sequence[Path], chains: Mapping[str, Chain]) -> dict[str, Any]:
-    """Return documents and bytes: through each step, kept by split, dropped by reason, with each tag, by length.
+    """Return documents and bytes: kept by split and by what licenses ask, dropped by reason, through each step, by tag.
 
     What is kept counts with the bytes that it has left, all others with those that they had when they were read.
 
@@ -35,6 +36,7 @@ def report(paths: Sequence[Path], chains: Mapping[str, Chain]) -> dict[str, Any]
     tags = _tags(paths)
     return {
         "kept": {split: _split([row for row in kept if row["split"] == split]) for split in _values(kept, "split")},
+        "license_flags": _license_flags(kept),
         "dropped": _by(dropped, "reason", "bytes"),
         "funnel": funnel(paths, {source: _steps(chain) for source, chain in chains.items()}),
         "tags": tags,
@@ -47,7 +49,7 @@ def report(paths: Sequence[Path], chains: Mapping[str, Chain]) -> dict[str, Any]
 def totals(found: dict[str, Any]) -> dict[str, Any]:
     """Return the sums of a report: of what is kept, what is dropped, and each split."""
     splits = {split: Count(documents=part["documents"], bytes=part["bytes"]) for split, part in found["kept"].items()}
-    return {"kept": _sum(splits.values()), "dropped": _sum(found["dropped"].values()), "splits": splits}
+    return {"kept": total(splits.values()), "dropped": total(found["dropped"].values()), "splits": splits}
 
 
 def reasons(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -63,7 +65,7 @@ def _steps(chain: Chain) -> list[str]:
 
 def _split(rows: list[dict[str, Any]]) -> dict[str, Any]:
     by = {group: _by(rows, group, "kept_bytes") for group in GROUPS}
-    return {**_sum(by["domain"].values()), "by": by}
+    return {**total(by["domain"].values()), "by": by}
 
 
 def _by(rows: list[dict[str, Any]], column: str, length: str) -> dict[str, Count]:
@@ -78,9 +80,13 @@ def _values(rows: list[dict[str, Any]], column: str) -> list[str]:
     return sorted({row[column] or "unknown" for row in rows})
 
 
-def _sum(counts: Iterable[Count]) -> Count:
-    every = list(counts)
-    return Count(documents=sum(one["documents"] for one in every), bytes=sum(one["bytes"] for one in every))
+def _license_flags(kept: list[dict[str, Any]]) -> dict[str, Count]:
+    """Return what the licenses of kept documents ask or forbid, as in `stages.corpus.license_flags`."""
+    found: dict[str, list[Count]] = defaultdict(list)
+    for row in kept:
+        for flag in flags(row["license"]):
+            found[flag].append(Count(documents=row["documents"], bytes=row["kept_bytes"]))
+    return {flag: total(found[flag]) for flag in sorted(found)}
 
 
 def _tags(paths: Sequence[Path]) -> dict[str, Count]:
@@ -94,7 +100,7 @@ def _tags(paths: Sequence[Path]) -> dict[str, Count]:
         sizes = once.append_column("bytes", table["bytes"].take(once["holder"]))
         for row in sizes.group_by("tag").aggregate([("bytes", "count"), ("bytes", "sum")]).to_pylist():
             found[row["tag"]].append(Count(documents=row["bytes_count"], bytes=row["bytes_sum"]))
-    return {tag: _sum(found[tag]) for tag in sorted(found)}
+    return {tag: total(found[tag]) for tag in sorted(found)}
 
 
 def _opt_outs(tags: Mapping[str, Count], chains: Iterable[Chain]) -> dict[str, Count]:

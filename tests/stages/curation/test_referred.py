@@ -42,9 +42,9 @@ def root(tmp_path: Path) -> Path:
 def take(params: Params, run_stages: Run, root: Path) -> Callable[..., None]:
     """A function that takes a snapshot of the files as they are now, by reference or as a copy."""
 
-    def take(by_reference: bool = True) -> None:
+    def take(by_reference: bool = True, **changes: Any) -> None:
         source = {"kind": "files", "domain": "prose", "root": str(root), "license_column": "license"}
-        params["snapshot"]["sources"] = {"topics": {**source, "by_reference": by_reference}}
+        params["snapshot"]["sources"] = {"topics": {**source, "by_reference": by_reference, **changes}}
         params["curate"]["chains"]["prose"] = params["curate"]["chains"]["code"]
         with pytest.raises(UserError, match="has no sha256") as raised:
             run_stages("snapshot")
@@ -91,6 +91,24 @@ def test_what_the_license_gate_refuses_is_accounted_for(
     assert report["dropped"]["license_not_allowed"]["documents"] == len(refused) == len(dropped)
     assert report["funnel"]["by"]["license"]["MPL-2.0"][0]["left"] == {"documents": 0, "bytes": 0}
     assert report["funnel"]["total"][0]["dropped"]["documents"] == len(refused)
+
+
+def test_encodings_and_what_licenses_ask_are_recorded_as_of_a_copy(
+    params: Params, take: Callable[..., None], run_stages: Run, root: Path
+) -> None:
+    (root / "d.txt").write_bytes(("Le garçon a déjà mangé à la fenêtre, près de l'été. " * 20).encode("latin-1"))
+    (root / "e.txt").write_text("plain\n" * 40)
+    params["snapshot"]["licenses"]["allow"].append("MPL-2.0")
+    terms = {"license": "MPL-2.0", "license_column": None}
+    changes = {**terms, "include": ["*.txt"], "formats": {"encodings": {"d.txt": "latin-1"}}}
+    take(by_reference=False, **changes)
+    copied = read_json(Path("out/snapshot/manifest.json"))["sources"]["topics"]
+    take(**changes)
+    run_stages("curate")
+    report = read_json(CURATED / "report.json")
+    assert report["encodings"] == {"topics": copied["encodings"]}
+    assert len(copied["encodings"]) == 2
+    assert report["license_flags"] == copied["license_flags"] != {}
 
 
 def test_only_the_files_that_changed_are_curated_again(
