@@ -112,6 +112,7 @@ class Trainer:
         micro_batches = step.global_batch_size // (self._settings.micro_batch_size * parallel.data_parallel_size())
         shape = (self._settings.micro_batch_size, self._seq_length)
         parts = self._run(batches, self._loss_step, micro_batches, shape)
+        experts.forget_graph(self.modules)
         loss, z_loss, *further = self._mean(parts).tolist()
         self.optimizer.prepare_grads()
         self._grad_norm, grad_norms = optimizer.gradient_norms(self.optimizer)

@@ -10,7 +10,8 @@ from model import megatron
 
 megatron.install()
 
-from megatron.core.transformer.moe.moe_utils import (  # noqa: E402 - after install
+from megatron.core.transformer.moe.moe_layer import MoELayer  # noqa: E402 - after install
+from megatron.core.transformer.moe.moe_utils import (  # noqa: E402
     get_moe_layer_wise_logging_tracker,
     get_updated_expert_bias,
 )
@@ -46,6 +47,18 @@ def forget_choices(chunks: Iterable[torch.nn.Module]) -> None:
     """
     for router in _biased_routers(chunks):
         router.local_tokens_per_expert = torch.zeros_like(router.local_tokens_per_expert, dtype=torch.float32)
+
+
+def forget_graph(chunks: Iterable[torch.nn.Module]) -> None:
+    """Let go of what the dispatchers of tokens keep of the last pass.
+
+    It holds that pass's autograd graph, whose hooks hold the model. No garbage collector sees such a cycle, so that a
+    model would never end, nor the process groups that it has, whose threads spin.
+    """
+    layers = (module for chunk in chunks for module in chunk.modules() if isinstance(module, MoELayer))
+    for kept in (vars(layer.token_dispatcher) for layer in layers):
+        graph = [name for name, value in kept.items() if isinstance(value, torch.Tensor) and value.requires_grad]
+        kept.update(dict.fromkeys(graph))
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """One process; other layouts are compared with it in test_layouts.py."""
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -175,6 +177,17 @@ def test_further_tokens_weigh_what_the_settings_say() -> None:
         assert seen.further_loss == pytest.approx(further.item(), rel=1e-6)
     assert found[0.3].any()
     torch.testing.assert_close(found[0.6], 2 * found[0.3])
+
+
+@pytest.mark.parametrize("moe", [False, True])
+def test_a_model_ends_with_its_training(moe: bool) -> None:
+    one = job(moe=moe)
+    with training(one) as trainer:
+        gradients(trainer, one)
+        model = weakref.ref(trainer.modules[0])
+    del trainer
+    gc.collect()
+    assert model() is None
 
 
 def test_fp8_is_refused_without_transformer_engine() -> None:
