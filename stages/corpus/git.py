@@ -25,7 +25,7 @@ _LFS_POINTER_BYTES = 1024  # a pointer is smaller (git-lfs, docs/spec.md)
 # What the network or a busy server causes; a wrong name or missing rights come back as the same exit code, 128.
 _PASSING = re.compile(
     r"could not resolve host|timed out|connection (was )?(reset|refused)|early eof|hung up|"
-    r"returned error: (408|429|5\d\d)|rpc failed|disconnect",
+    r"returned error: (408|429|5\d\d)|rpc failed|disconnect|empty reply|transfer closed|non-properly terminated",
     re.IGNORECASE,
 )
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import fsspec  # type: ignore[import-untyped]  # it ships no types
 from fsspec.implementations.http import HTTPStreamFile  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from release.retry import UnclearError, until_clear
 from stages.corpus.candidates import Reference
@@ -106,7 +107,7 @@ def _advance(system: Any, url: str, partial: Path, size: int | None) -> bool:
 
 
 def _append(system: Any, url: str, partial: Path, done: int, size: int | None) -> None:
-    shown = bar(desc=url, total=size, initial=done, unit="B")
+    shown: tqdm[Any] = bar(desc=url, total=size, initial=done, unit="B")
     with _opened(system, url, done) as remote, partial.open("ab") as local, shown:
         if done and isinstance(remote, HTTPStreamFile) and remote.r.status != _PARTIAL_CONTENT:
             local.truncate(0)  # the server sends the file from its beginning, whatever was asked

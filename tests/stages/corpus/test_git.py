@@ -1,6 +1,7 @@
 """What a commit of a git repository holds comes into a snapshot, and nothing that it only points to."""
 
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from stages.corpus.sources import GitSource
 from stages.corpus.stores import fetched, reading
 from stages.errors import UserError
 from stages.settings import validate
+from tests.stages.corpus.web import Fault, Web
 
 Git = Callable[..., str]
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
@@ -108,6 +110,17 @@ def test_what_is_not_there_is_an_error_that_names_the_repository(
 ) -> None:
     with pytest.raises(UserError, match=message):
         store(address.format(root), name, tmp_path / "fetched").listing()
+
+
+@pytest.mark.parametrize("status", [429, 500, 503, 0])
+def test_a_server_that_is_busy_is_asked_again(status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    with Web() as web:
+        web.faults.append(Fault("/x.git/info/refs?service=git-upload-pack", status, times=2))
+        with pytest.raises(UserError, match=rf"git cannot read repository '{web.url}/x\.git': .*404|not found"):
+            store(f"{web.url}/x.git", "0" * 40, tmp_path).listing()
+    assert len(waits) == 2
 
 
 def test_links_and_submodules_are_not_followed_and_said(root: Path, git: Git, commit: str, tmp_path: Path) -> None:

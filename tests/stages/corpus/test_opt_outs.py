@@ -1,6 +1,8 @@
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from stages.corpus.documents import Document
 from stages.curation.opt_out import OptOut
 from stages.curation.step import KEEP
 from stages.errors import UserError
+from stages.files import read_json
 from stages.settings import validate
 
 
@@ -70,6 +73,7 @@ def test_robots_are_obeyed_for_each_agent(tmp_path: Path) -> None:
     assert reasons({"r": others}, *pages) == [None, "opt_out:r", None]
 
 
+SITES = [*[("a.example", number) for number in range(3)], *[("b.example", number) for number in range(2)], ("c.org", 1)]
 ROBOTS = {
     "RFC 9309, section 5.1": """\
 User-Agent: *
@@ -217,6 +221,27 @@ def test_one_of_several_authors_is_enough(names: str, tmp_path: Path) -> None:
         "opt_out:people",
         None,
     ]
+
+
+def test_another_list_is_another_run_of_curate_alone(
+    params: dict[str, Any], run_stages: Callable[..., None], tmp_path: Path
+) -> None:
+    Path("texts").mkdir()
+    rows = [{"text": f"Page {number} of {site}.\n", "url": f"https://{site}/{number}"} for site, number in SITES]
+    Path("texts/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"kind": "files", "domain": "prose", "license": "MIT", "root": "texts", "url_column": "url"}
+    params["snapshot"]["sources"] = {"web": source}
+    with pytest.raises(UserError, match="has no sha256") as raised:
+        run_stages("snapshot")
+    source["sha256"] = str(raised.value)[-64:]
+    run_stages("snapshot")
+    found = []
+    for entries in (["a.example"], ["a.example", "b.example"]):
+        lists = {"sites": settings(tmp_path, "domains", *entries)}
+        params["curate"]["chains"] = {"prose": {"steps": [{"step": "opt_out", "lists": lists}]}}
+        run_stages("curate")
+        found.append(read_json(Path("out/curate/report.json"))["opt_outs"]["sites"]["documents"])
+    assert found == [3, 5]
 
 
 def test_the_tags_name_every_list(tmp_path: Path) -> None:
