@@ -9,7 +9,7 @@ Reads the sources that params.yaml names in `snapshot`. Writes to out/snapshot/:
   skipped, digest and shards.
   The digest is SHA-256 over a line `<sha256 of the text>  <license>  <origin>` for each text in order, whether
   it was admitted or not; `sha256` of a source in params.yaml pins it.
-- refused.jsonl: every document that the license allow-list kept out, with the reason
+- refused.jsonl: every document that was kept out for its license, or for holding no text, with the reason
 - metrics.json: documents and bytes, admitted and refused
 """
 
@@ -78,7 +78,7 @@ def main() -> None:
         write_json(folder / "metrics.json", metrics)
     forget_all()
     print(f"snapshot: {metrics['documents']:,} documents, {metrics['bytes'] / 1e6:.1f} MB, ", end="")
-    print(f"{metrics['refused_documents']:,} refused by license")
+    print(f"{metrics['refused_documents']:,} refused")
 
 
 def _metrics(manifests: list[dict[str, Any]]) -> dict[str, int]:

@@ -6,9 +6,9 @@ from typing import Any
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from release import metadata, summary
+from release import card, metadata, summary
 from release.facts import read
-from stages.files import read_json
+from stages.files import read_json, write_json
 
 
 def test_hub_reads_the_metadata(released: Path) -> None:
@@ -34,6 +34,17 @@ def test_release_loads_as_the_card_says(released: Path) -> None:
     inputs = tokenizer("def main(", return_tensors="pt", return_token_type_ids=False)
     output = model.generate(**inputs, max_new_tokens=4, do_sample=False)
     assert output.shape[1] == inputs["input_ids"].shape[1] + 4
+
+
+def test_a_license_that_only_the_repository_states_is_told(released: Path) -> None:
+    manifest = read_json(released / "data/manifest.json")
+    name = min(manifest["sources"])
+    told = {"license_basis": "repository", "license_note": "Later editions are under CC-BY-NC-SA-4.0."}
+    manifest["sources"][name]["settings"] |= told
+    write_json(released / "data/manifest.json", manifest)
+    text = card.render(released)
+    assert f"The license of `{name}` is that of a file of its repository" in text
+    assert f"The license of `{name}`: {told['license_note']}\n" in text
 
 
 def test_summary_has_the_headline_numbers(released: Path) -> None:
