@@ -14,7 +14,7 @@ Reads out/snapshot/ and, where sources are taken by reference, the files that it
 - classifiers/: those that were trained, with what held-out examples say of them; index.json says for which sources
 - dropped.jsonl: for each reason, a sample of the documents that were dropped
 - metrics.json: the report's totals
-- plots/: documents that left each step, dropped documents by reason, lengths of documents
+- plots/: documents that were read and that left each step, dropped documents by reason, lengths of documents
 - scratch/: finished pieces of work; a run that was killed goes on from them, and the next run takes those that still
   hold. No output of the graph
 """

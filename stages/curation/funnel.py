@@ -1,8 +1,8 @@
 """The funnel: documents and bytes that enter each step of curation, that it edits and drops, and that leave it.
 
 It is counted from the trail (`stages.curation.trail`), where every document says which step dropped it, and by how
-many bytes others changed its text. The first step is the license gate, for sources that are taken by reference; what
-a snapshot copied has passed it there. The last is the search for duplicates.
+many bytes others changed its text. The first step is the license gate, where it refused documents of a source that is
+taken by reference; what it refused of others is in the snapshot's manifest. The last is the search for duplicates.
 """
 
 from collections import defaultdict
@@ -56,8 +56,9 @@ def merged(orders: Iterable[Sequence[str]]) -> list[str]:
 
 
 def plotted(rows: Sequence[Row]) -> list[Row]:
-    """Return how many documents left each step, as DVC plots it."""
-    return [{"step": row["step"], "documents": row["left"]["documents"]} for row in rows]
+    """Return how many documents were read, and how many left each step, as DVC plots it."""
+    read = [{"step": "read", "documents": row["entered"]["documents"]} for row in rows[:1]]
+    return read + [{"step": row["step"], "documents": row["left"]["documents"]} for row in rows]
 
 
 def _flows(paths: Iterable[Path]) -> Iterator[_Flow]:

@@ -34,12 +34,13 @@ def report(paths: Sequence[Path], chains: Mapping[str, Chain]) -> dict[str, Any]
     fates = trail.fates(paths)
     kept = [row for row in fates if row["split"]]
     dropped = [row for row in fates if not row["split"]]
+    gated = {row["source"] for row in dropped if row["step"] == trail.GATE}
     tags = _tags(paths)
     return {
         "kept": {split: _split([row for row in kept if row["split"] == split]) for split in _values(kept, "split")},
         "license_flags": _license_flags(kept),
         "dropped": _by(dropped, "reason", "bytes"),
-        "funnel": funnel(paths, {source: _steps(chain) for source, chain in chains.items()}),
+        "funnel": funnel(paths, {source: _steps(chain, source in gated) for source, chain in chains.items()}),
         "tags": tags,
         "opt_outs": _opt_outs(tags, chains.values()),
         "lengths": trail.lengths(paths),
@@ -60,8 +61,8 @@ def reasons(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"reason": reason, "documents": counts[reason]} for reason in order]
 
 
-def _steps(chain: Chain) -> list[str]:
-    return [trail.GATE, *(step.step for step in chain.steps), STEP]
+def _steps(chain: Chain, gated: bool) -> list[str]:
+    return [*([trail.GATE] if gated else []), *(step.step for step in chain.steps), STEP]
 
 
 def _split(rows: list[dict[str, Any]]) -> dict[str, Any]:

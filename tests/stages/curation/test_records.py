@@ -111,7 +111,7 @@ def test_the_funnel_of_the_report_ends_with_what_is_kept(run_stages: Run) -> Non
             assert rows[-1]["left"]["documents"] == sum(count["documents"] for count in kept)
             assert rows[-1]["left"]["bytes"] == sum(count["bytes"] for count in kept)
     plotted = read_json(CURATED / "plots/funnel.json")
-    assert [row["step"] for row in plotted] == ["gate", "length", "duplicates"]
+    assert [row["step"] for row in plotted] == ["read", "length", "duplicates"]
     assert plotted[-1]["documents"] == read_json(CURATED / "metrics.json")["kept"]["documents"]
 
 
