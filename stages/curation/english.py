@@ -1,4 +1,4 @@
-"""The words of spaCy's blank English pipeline, at six times its speed.
+"""The words of spaCy's blank English pipeline, at ten times its speed.
 
 The rules are spaCy's own: its patterns, its special cases and, where special cases meet affixes, its tokenizer. Only
 the search is done otherwise. spaCy tries a hundred alternatives at every character of a string to find a suffix;
@@ -6,21 +6,27 @@ which of them can match is told by the last character. Checked against spaCy on 
 """
 
 import re
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
 import spacy
 from spacy.lang.char_classes import CURRENCY, ICONS, LIST_ICONS, UNITS
-from spacy.util import compile_infix_regex
 
 _DIGIT_SUFFIX = re.compile(rf"(?<=[0-9])(?:\+|{CURRENCY}|{UNITS})$")
+_DIGIT_SUFFIX_ENDS = frozenset(suffix[-1] for suffix in f"+|{CURRENCY}|{UNITS}".split("|"))
 _DIGIT = re.compile("[0-9]")
 _LONGEST_DIGIT_SUFFIX = 8
 _POSSESSIVES = ("'s", "'S", "\u2019s", "\u2019S")
 _DOLLARS = ("US$", "C$", "A$")
 _DOLLAR_STARTS = ("U", "C", "A")
-_INFIX_START = re.compile(f"[-.\u2026+*^,\u2013\u2014~:<>=/{ICONS}]")
-_ASCII_INFIX_START = re.compile("[-.+*^,~:<>=/]")
+_INFIX_STARTS, _ASCII_INFIX_STARTS = f"-.\u2026+*^,\u2013\u2014~:<>=/{ICONS}", "-.+*^,~:<>=/"
+_ASCII_PUNCTUATION = [character for character in map(chr, range(128)) if not character.isalnum()]
+
+
+def _guarded(starts: str, rules: Iterable[str]) -> re.Pattern[str]:
+    """Return the expression of all rules, which is tried only where one of them can start."""
+    return re.compile(f"(?=[{starts}])({'|'.join(rules)})")
 
 
 class English:
@@ -31,9 +37,9 @@ class English:
         pipeline = spacy.blank("en")
         tokenizer: Any = pipeline.tokenizer
         self._prefix, self._suffix = tokenizer.prefix_search.__self__, tokenizer.suffix_search.__self__
-        self._infix = tokenizer.infix_finditer
-        ascii_infixes = [rule for rule in pipeline.Defaults.infixes or () if rule not in LIST_ICONS]
-        self._ascii_infix = compile_infix_regex(ascii_infixes).finditer
+        infixes: list[Any] = list(pipeline.Defaults.infixes or ())
+        self._infix = _guarded(_INFIX_STARTS, infixes)
+        self._ascii_infix = _guarded(_ASCII_INFIX_STARTS, [rule for rule in infixes if rule not in LIST_ICONS])
         self._url = tokenizer.url_match
         self._prefix_lengths: dict[str, int] = {}
         self._suffix_lengths: dict[str, int] = {}
@@ -44,10 +50,16 @@ class English:
             if len(phrase := self._split(special)) > 1:
                 self._phrases.setdefault((phrase[0], phrase[1]), []).append(phrase)
         self._special = {special: [token.text for token in tokenizer(special)] for special in tokenizer.rules}
+        self._openers = "".join(each for each in _ASCII_PUNCTUATION if each not in ".+" and self._prefix.match(each))
+        self._closers = "".join(each for each in _ASCII_PUNCTUATION if each != "." and self._suffix.match(each))
+        self._bare_ends = f".{self._closers}"
+        self._bare_special = {special.lstrip(self._openers).rstrip(self._bare_ends) for special in self._special}
 
     def __call__(self, chunk: str) -> list[str]:
         """Return the words of a string that has no whitespace."""
-        words = self._special.get(chunk) or self._split(chunk)
+        if chunk.isascii() and chunk.isalpha():
+            return self._special.get(chunk) or [chunk]
+        words = self._special.get(chunk) or self._split_simple(chunk) or self._split(chunk)
         return words if self._phrases.keys().isdisjoint(pairwise(words)) else self._join(words)
 
     def _join(self, words: list[str]) -> list[str]:
@@ -73,6 +85,23 @@ class English:
             result += self._special[whole] if position in joined else [whole]
             position = end
         return result
+
+    def _split_simple(self, chunk: str) -> list[str] | None:
+        """Do what `_split` does for a chunk whose affixes are single characters and stops, far from special cases."""
+        opened = chunk.lstrip(self._openers)
+        stopped = opened.rstrip(self._closers)
+        stops = self._full_stop(stopped) if stopped.endswith(".") else 0
+        inner = stopped[: len(stopped) - stops]
+        core = inner.rstrip(self._closers)
+        if not core or core.rstrip(self._bare_ends) in self._bare_special:
+            return None
+        if not (core.isascii() and core.isalpha()) and (self._prefix_length(core) or self._suffix_length(core)):
+            return None
+        words = [*chunk[: len(chunk) - len(opened)], *self._split_core(core), *inner[len(core) :]]
+        if stops:
+            words.append(stopped[-stops:])
+        words += opened[len(stopped) :]
+        return words
 
     def _split(self, chunk: str) -> list[str]:
         """Take prefixes and suffixes off until a special case, or nothing more to take, is left; split that."""
@@ -122,8 +151,10 @@ class English:
             length = self._suffix_lengths[last] = int(bool(self._suffix.match(last)))
         if length:
             return 2 if text.endswith("……") else 1
-        if text.endswith(_POSSESSIVES):
+        if last in "sS" and text.endswith(_POSSESSIVES):
             return 2
+        if last not in _DIGIT_SUFFIX_ENDS:
+            return 0
         tail = text[-_LONGEST_DIGIT_SUFFIX:]
         match = _DIGIT_SUFFIX.search(tail) if _DIGIT.search(tail) else None
         return match.end() - match.start() if match else 0
@@ -145,15 +176,7 @@ class English:
             return self._special[core]
         if core.isalnum() or ("." in core and self._url(core)):
             return [core]
-        search, find = (_ASCII_INFIX_START, self._ascii_infix) if core.isascii() else (_INFIX_START, self._infix)
-        first = search.search(core)
-        if first is None:
-            return [core]
-        words, start = [], 0
-        for infix in find(core, first.start()):
-            if infix.start() == 0:
-                continue
-            words += [core[start : infix.start()], infix.group()]
-            start = infix.end()
-        words.append(core[start:])
+        words = (self._ascii_infix if core.isascii() else self._infix).split(core)
+        if not words[0]:  # an infix at the start is none
+            words[:3] = ["".join(words[:3])]
         return [word for word in words if word]

@@ -78,7 +78,8 @@ class GopherRepetition(Settings):
             (f"duplicated_{n}_n_grams", n_grams.repeated_characters, n, limit) for n, limit in self.dup_n_grams
         ]
         for reason, count, n, limit in questions:
-            fractions = count(n, kept) / lengths
+            least = (limit * lengths).astype(np.int64) - 1  # one less, for what the multiplication rounds up
+            fractions = count(n, kept, least) / lengths
             for index in np.flatnonzero(kept & (fractions > limit)).tolist():
                 verdicts[index] = Verdict(reason, {reason: float(fractions[index])})
                 kept[index] = False

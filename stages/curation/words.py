@@ -167,18 +167,25 @@ class Splitter:
         return words
 
     def _learn(self, chunks: Sequence[str]) -> None:
-        split = [self._split(chunk) for chunk in chunks]
-        counts = np.array([len(words) for words in split])
+        counts, flat = [], []
+        for chunk in chunks:
+            words = self._split(chunk)
+            counts.append(len(words))
+            flat += words
         self._first.extend(len(self._flat.values) + np.cumsum(counts) - counts)
         self._counts.extend(counts)
-        self._flat.extend([self._words[word] for words in split for word in words])
+        self._flat.extend(list(map(self._words.__getitem__, flat)))
         self._describe(self._words.take_new())
 
     def _describe(self, words: Sequence[str]) -> None:
         lengths = np.fromiter(map(len, words), np.int64, len(words))
-        kinds = [ENDS_SENTENCE if word in _SENTENCE_ENDS else PUNCTUATION * is_punct(word) for word in words]
-        symbol = [not word.strip(_SYMBOLS) for word in words]
-        alphabetic = [any(map(str.isalpha, word)) for word in words]
+        symbol, alphabetic = np.zeros(len(words), np.bool_), np.ones(len(words), np.bool_)
+        kinds = np.zeros(len(words), np.uint8)
+        others = [index for index, word in enumerate(words) if not word.isalpha()]  # few, and slow to look into
+        for index in others:
+            word = words[index]
+            symbol[index], alphabetic[index] = not word.strip(_SYMBOLS), any(map(str.isalpha, word))
+            kinds[index] = ENDS_SENTENCE if word in _SENTENCE_ENDS else PUNCTUATION * is_punct(word)
         values: Sequence[Any] = (lengths, *_hashes("".join(words), lengths), symbol, alphabetic, kinds)
         for column, each in zip(self._columns, values, strict=True):
             column.extend(each)

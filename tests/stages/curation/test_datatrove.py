@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.corpus.documents import Document
@@ -72,7 +72,6 @@ needs_datatrove = pytest.mark.skipif(find_spec("datatrove") is None, reason="dat
 
 
 @needs_datatrove
-@settings(deadline=None)
 @given(st.lists(texts, max_size=4))
 def test_repetition_is_datatroves(several: list[str]) -> None:
     expected = [judge_by_datatrove("GopherRepetitionFilter", text) for text in several]
@@ -80,7 +79,6 @@ def test_repetition_is_datatroves(several: list[str]) -> None:
 
 
 @needs_datatrove
-@settings(deadline=None)
 @given(st.lists(texts.map(lambda text: f"{text} the and"), max_size=4))
 def test_quality_is_datatroves(several: list[str]) -> None:
     expected = [judge_by_datatrove("GopherQualityFilter", text, min_doc_words=4) for text in several]
@@ -88,7 +86,6 @@ def test_quality_is_datatroves(several: list[str]) -> None:
 
 
 @needs_datatrove
-@settings(deadline=None)
 @given(st.lists(texts, max_size=4))
 def test_c4_is_datatroves_with_its_edits(several: list[str]) -> None:
     lines = [text.replace("\n", ' ends." \n').replace("{", "") for text in several]
@@ -97,7 +94,6 @@ def test_c4_is_datatroves_with_its_edits(several: list[str]) -> None:
 
 
 @needs_datatrove
-@settings(deadline=None)
 @given(st.lists(texts.map(lambda text: f"{text}a"), max_size=4))
 def test_fineweb_is_datatroves(several: list[str]) -> None:
     expected = [judge_by_datatrove("FineWebQualityFilter", text, char_duplicates_ratio=0.2) for text in several]

@@ -36,16 +36,29 @@ def repeated(words: list[str], n: int) -> int:
 
 @given(st.lists(few_words, max_size=6), st.integers(1, 6))
 def test_characters_are_those_of_the_definition(several: list[list[str]], n: int) -> None:
-    words = SPLITTER.words_of_chunks(several)
-    n_grams, all_texts = NGrams(words), np.ones(len(several), np.bool_)
-    assert n_grams.top_characters(n, all_texts).tolist() == [top(each, n) for each in several]
-    assert n_grams.repeated_characters(n, all_texts).tolist() == [repeated(each, n) for each in several]
+    n_grams, every = NGrams(SPLITTER.words_of_chunks(several)), np.ones(len(several), np.bool_)
+    least = np.zeros(len(several), np.int64)
+    assert n_grams.top_characters(n, every, least).tolist() == [top(each, n) for each in several]
+    assert n_grams.repeated_characters(n, every, least).tolist() == [repeated(each, n) for each in several]
 
 
 @given(st.lists(few_words, min_size=1, max_size=6), st.integers(1, 6), st.data())
 def test_texts_that_are_not_asked_for_have_nothing(several: list[list[str]], n: int, data: st.DataObject) -> None:
     asked = np.array(data.draw(st.lists(st.booleans(), min_size=len(several), max_size=len(several))))
-    n_grams = NGrams(SPLITTER.words_of_chunks(several))
-    counted = [n_grams.top_characters(n, asked), n_grams.repeated_characters(n, asked)]
+    n_grams, least = NGrams(SPLITTER.words_of_chunks(several)), np.zeros(len(several), np.int64)
+    counted = [n_grams.top_characters(n, asked, least), n_grams.repeated_characters(n, asked, least)]
     expected = [np.array([count(each, n) for each in several]) * asked for count in (top, repeated)]
     assert [counts.tolist() for counts in counted] == [counts.tolist() for counts in expected]
+
+
+@given(st.lists(few_words, min_size=1, max_size=6), st.integers(1, 6), st.data())
+def test_what_is_above_the_least_is_exact_and_the_rest_not_higher(
+    several: list[list[str]], n: int, data: st.DataObject
+) -> None:
+    least = np.array(data.draw(st.lists(st.integers(0, 40), min_size=len(several), max_size=len(several))))
+    n_grams, every = NGrams(SPLITTER.words_of_chunks(several)), np.ones(len(several), np.bool_)
+    counted = [n_grams.top_characters(n, every, least), n_grams.repeated_characters(n, every, least)]
+    for counts, count in zip(counted, (top, repeated), strict=True):
+        for found, floor, words in zip(counts.tolist(), least.tolist(), several, strict=True):
+            exact = count(words, n)
+            assert found == exact if exact > floor else found <= exact
