@@ -2,24 +2,22 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stages.curation.chain import Chain
 from stages.curation.parts import AnyPart, Part
 from stages.curation.referred import Referred, grouped
 from stages.errors import UserError
 from stages.files import require, sha256_file
-
-if TYPE_CHECKING:
-    from stages.snapshot import SnapshotSettings
+from stages.snapshot import SnapshotSettings
 
 STAGE = "snapshot"
-Manifest = Mapping[str, Any]
+Sources = Mapping[str, Any]
 """The sources of a snapshot's manifest by name."""
 
 
 def chains_by_source(
-    sources: Manifest, by_domain: Mapping[str, Chain], by_source: Mapping[str, Chain]
+    sources: Sources, by_domain: Mapping[str, Chain], by_source: Mapping[str, Chain]
 ) -> dict[str, Chain]:
     """Return the chain of each source: its own, or its domain's.
 
@@ -41,7 +39,7 @@ def chains_by_source(
     return chains
 
 
-def parts(folder: Path, sources: Manifest, chains: Mapping[str, Chain], settings: "SnapshotSettings") -> list[AnyPart]:
+def parts(folder: Path, sources: Sources, chains: Mapping[str, Chain], settings: SnapshotSettings) -> list[AnyPart]:
     """Return the parts of a snapshot in the order of the sources' names and of the documents.
 
     Args:
@@ -71,7 +69,7 @@ def _copied(folder: Path, manifest: Mapping[str, Any], chain: Chain) -> Iterator
 
 
 def _referred(
-    folder: Path, name: str, manifest: Mapping[str, Any], chain: Chain, settings: "SnapshotSettings"
+    folder: Path, name: str, manifest: Mapping[str, Any], chain: Chain, settings: SnapshotSettings
 ) -> Iterator[Referred]:
     """Yield the files of a source that is taken by reference, in groups of the size of a shard."""
     from stages.corpus import references

@@ -58,17 +58,17 @@ def _contamination(paths: list[Path], chains: Mapping[str, Chain], folder: Path)
 def _classifiers(chains: Mapping[str, Chain], folder: Path) -> None:
     """Write each classifier that was trained, once, under a digest of its settings, and whose documents it scored."""
     trained: dict[str, LearnedQuality] = {}
-    sources: dict[str, list[str]] = defaultdict(list)
+    sources: dict[str, set[str]] = defaultdict(set)
     for source, chain in chains.items():
         for settings in _learned(chain):
             text = json.dumps(settings.training(), sort_keys=True)
             name = hashlib.sha256(text.encode()).hexdigest()[:16]
             trained[name] = settings
-            sources[name].append(source)
+            sources[name].add(source)
     for name, settings in trained.items():
         classifier, held_out = settings.classifier()
         classifier.write(folder / name, held_out)
-    index = {name: {"sources": sources[name], "settings": each.training()} for name, each in trained.items()}
+    index = {name: {"sources": sorted(sources[name]), "settings": each.training()} for name, each in trained.items()}
     write_json(folder / "index.json", index)
 
 

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.corpus.documents import Document, document_id, size
+from stages.corpus.licenses import NOT_ALLOWED
 from stages.curation.chain import Event, Outcome
 from stages.errors import UserError
 
@@ -84,18 +85,23 @@ def row(before: Document, outcome: Outcome) -> dict[str, Any]:
 
 
 def refused(facts: Mapping[str, Any], domain: str) -> dict[str, Any]:
-    """Return the row of a document that the license gate refused, of what `stages.corpus.gate` says of it."""
-    source, origin, reason, length = (facts[name] for name in ("source", "origin", "reason", "bytes"))
+    """Return the row of a document that the license gate refused, of what `stages.corpus.gate` says of it.
+
+    Words that are no license are a tag of the event, and no value of the column, by which documents are grouped.
+    """
+    source, origin, reason, terms = (facts[name] for name in ("source", "origin", "reason", "license"))
+    is_license = reason == NOT_ALLOWED
+    event = Event(GATE, reason, {}, False, () if is_license else (terms,))
     return {
         "id": document_id(source, origin, facts["sha256"]),
         "source": source,
         "origin": origin,
         "domain": domain,
-        "license": facts["license"],
-        "bytes": length,
-        "kept_bytes": length,
+        "license": terms if is_license else None,
+        "bytes": facts["bytes"],
+        "kept_bytes": facts["bytes"],
         **_dropped(GATE, reason, ""),
-        "events": json.dumps([_event(Event(GATE, reason, {}, False, ()))]),
+        "events": json.dumps([_event(event)]),
         "edits": [],
         "edit_bytes": [],
         "tags": [],

@@ -62,7 +62,7 @@ def test_each_classifier_is_written_once_with_what_it_is_worth(params: Params, r
     step = {"step": "quality", "examples": str(examples), "sha256": sha256_file(examples), "good": ["prose"]}
     chains = params["curate"]["chains"]
     chains["prose"] = {"steps": [{**step, "bits": 10}]}
-    chains["code"] = {"steps": [{**step, "bits": 10, "min_score": 0.001}, {**step, "bits": 8}]}
+    chains["code"] = {"steps": [{**step, "bits": 10, "min_score": 0.001}, {**step, "bits": 8}, {**step, "bits": 8}]}
     run_stages("snapshot", "curate")
     index = read_json(CURATED / "classifiers/index.json")
     assert sorted((each["settings"]["bits"], each["sources"]) for each in index.values()) == [

@@ -90,6 +90,16 @@ def test_the_fates_account_for_every_document_and_byte(stored: list[Path]) -> No
     }
 
 
+def test_words_that_are_no_license_are_told_but_no_group(tmp_path: Path) -> None:
+    facts = {"source": "s", "origin": "9", "sha256": "0" * 64, "bytes": 7}
+    with trail.TrailWriter(tmp_path / "0") as writer:
+        for terms, reason in (("free for all", "license_unrecognized"), ("MPL-2.0", "license_not_allowed")):
+            writer.add(trail.refused({**facts, "license": terms, "reason": reason}, "prose"))
+    rows = list(trail.rows(tmp_path / "0"))
+    assert [row["license"] for row in rows] == [None, "MPL-2.0"]
+    assert [json.loads(row["events"])[0]["tags"] for row in rows] == [["free for all"], []]
+
+
 def test_lengths_are_counted_by_powers_of_two(stored: list[Path]) -> None:
     assert trail.lengths(stored) == [
         {"outcome": "dropped", "bytes": 8, "documents": 1},
