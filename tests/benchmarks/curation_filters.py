@@ -1,15 +1,23 @@
 """Gopher's, C4's and FineWeb's filters against datatrove's: `python -m tests.benchmarks.curation_filters [--help]`.
 
-Both judge the same documents of ../shared/data/corpus.tar.gz, by each filter and in a chain, on one core; they take
-turns, batch by batch, so that a busy machine slows both alike. Each contest begins with no word known, and goes on
-once more with the words known and the texts changed. Verdicts and edited texts must agree, or the figures mean
-nothing; the number that do not is printed.
+Both judge the same documents of ../shared/data/corpus.tar.gz in the same shuffled order, by each filter and in a
+chain, on one core. Each contestant of each contest is a new process, so neither knows a word at the beginning: both
+remember, spaCy's tokenizer for datatrove and `stages.curation.words` here, how they split a string. They take turns,
+batch by batch, so that a busy machine slows both alike. Seconds are of the CPU, without imports and a first sentence.
+
+The first documents have the most new words, so there is a second line for the last half of the documents. Verdicts and
+edited texts must agree, or the figures mean nothing; the number that do not is printed.
 """
 
 import argparse
+import multiprocessing
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 from datatrove.data import Document as Datatrove
@@ -21,56 +29,48 @@ from datatrove.pipeline.filters import (
 )
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
-from stages.corpus.documents import Document, batches
+from stages.corpus.documents import Document
 from stages.curation.c4 import C4
 from stages.curation.fineweb import FineWeb
 from stages.curation.gopher_quality import GopherQuality
 from stages.curation.gopher_repetition import GopherRepetition
 from stages.curation.step import Step
-from stages.curation.words import english
 from tests.shared import shared
+
+FILTERS: dict[str, tuple[GopherRepetition | GopherQuality | C4 | FineWeb, type[BaseFilter]]] = {
+    "Gopher repetition": (GopherRepetition(step="gopher_repetition"), GopherRepetitionFilter),
+    "Gopher quality": (GopherQuality(step="gopher_quality"), GopherQualityFilter),
+    "C4 quality": (C4(step="c4"), C4QualityFilter),
+    "FineWeb quality": (FineWeb(step="fineweb"), FineWebQualityFilter),
+}
+CHAIN = "the chain"
+BATCH = 100  # documents
 
 Judge = Callable[[Sequence[Document]], list[tuple[str | None, str]]]
 """Returns the reason, or None, and the text that is left, of each document."""
 
 
-class Contest(NamedTuple):
-    """The same filters, ours and theirs.
+OURS, THEIRS = "ours", "theirs"
+
+
+class Turn(NamedTuple):
+    """What a contestant made of a batch.
 
     Attributes:
-        name: What is judged by.
-        ours: In batches.
-        theirs: Document by document.
+        seconds: Of the CPU.
+        found: Reason and text of each document.
     """
 
-    name: str
-    ours: Judge
-    theirs: Judge
+    seconds: float
+    found: list[tuple[str | None, str]]
 
 
-class Score:
-    """Bytes, seconds and disagreements of one contest."""
+class Round(NamedTuple):
+    """A batch that both have judged."""
 
-    def __init__(self) -> None:
-        self.bytes = self.disagreements = 0
-        self.ours = self.theirs = 0.0
-
-    def add(self, contest: Contest, documents: list[Document]) -> None:
-        """Let both judge a batch."""
-        seconds, found = [], []
-        for judge in (contest.ours, contest.theirs):
-            start = time.process_time()
-            found.append(judge(documents))
-            seconds.append(time.process_time() - start)
-        self.ours += seconds[0]
-        self.theirs += seconds[1]
-        self.bytes += sum(len(document.text.encode()) for document in documents)
-        self.disagreements += sum(our != their for our, their in zip(*found, strict=True))
-
-    def line(self, name: str) -> str:
-        """Return a row of the table."""
-        ours, theirs = (self.bytes / 1e6 / seconds for seconds in (self.ours, self.theirs))
-        return f"| {name} | {theirs:.2f} | {ours:.2f} | {ours / theirs:.1f} | {self.disagreements} |"
+    bytes: int
+    ours: Turn
+    theirs: Turn
 
 
 def main() -> None:
@@ -79,17 +79,53 @@ def main() -> None:
     documents = list(corpus(chosen.every, chosen.characters))
     size = sum(len(document.text.encode()) for document in documents) / 1e6
     print(f"{len(documents):,} documents, {size:.1f} MB; MB/s of one core\n")
-    print("| filter | datatrove | openbase | times | disagreements |\n|---|---:|---:|---:|---:|")
-    for contest in contests()[-1 if chosen.chain else 0 :]:
-        english.cache_clear()
-        warm_up = [document("warm-up", "The first words take the longest. " * 20)]
-        contest.ours(warm_up), contest.theirs(warm_up)
-        for score in (Score(), Score()):
-            for batch in batches(documents):
-                score.add(contest, batch)
-            print(score.line(contest.name))
-            contest = contest._replace(name=f"{contest.name}, once more")
-            documents = [replace(each, text=f"{each.text} .") for each in documents]
+    print("| filter | datatrove | openbase | times | disagreements |\n|---|---:|---:|---:|---:|", flush=True)
+    for name in [CHAIN] if chosen.chain else [*FILTERS, CHAIN]:
+        rounds = list(contest(name, documents))
+        print(line(name, rounds))
+        print(line(f"{name}, the last half", rounds[len(rounds) // 2 :]), flush=True)
+
+
+def contest(name: str, documents: list[Document]) -> Iterator[Round]:
+    """Yield what both make of each batch, each in a process of its own."""
+    with ExitStack() as stack:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = (stack.enter_context(ProcessPoolExecutor(1, context)) for _ in range(2))
+        for start in range(0, len(documents), BATCH):
+            batch = documents[start : start + BATCH]
+            size = sum(len(document.text.encode()) for document in batch)
+            yield Round(
+                size, ours.submit(judge, OURS, name, batch).result(), theirs.submit(judge, THEIRS, name, batch).result()
+            )
+
+
+def line(name: str, rounds: Sequence[Round]) -> str:
+    """Return a row of the table."""
+    size = sum(each.bytes for each in rounds) / 1e6
+    ours, theirs = size / sum(each.ours.seconds for each in rounds), size / sum(each.theirs.seconds for each in rounds)
+    pairs = [pair for each in rounds for pair in zip(each.ours.found, each.theirs.found, strict=True)]
+    disagreements = sum(our != their for our, their in pairs)
+    return f"| {name} | {theirs:.2f} | {ours:.2f} | {ours / theirs:.1f} | {disagreements} |"
+
+
+def judge(side: str, name: str, documents: Sequence[Document]) -> Turn:
+    """Judge a batch, in a contestant's process."""
+    contestant = built(side, name)
+    start = time.process_time()
+    found = contestant(documents)
+    return Turn(time.process_time() - start, found)
+
+
+@cache
+def built(side: str, name: str) -> Judge:
+    """Return a contestant that is past its first sentence."""
+    pairs = list(FILTERS.values()) if name == CHAIN else [FILTERS[name]]
+    if side == OURS:
+        contestant = our_chain([settings.build() for settings, _ in pairs])
+    else:
+        contestant = their_chain([theirs() for _, theirs in pairs])
+    contestant([document("warm-up", "The first words take the longest. " * 20)])
+    return contestant
 
 
 def arguments() -> argparse.Namespace:
@@ -102,9 +138,11 @@ def arguments() -> argparse.Namespace:
 
 
 def corpus(every: int, characters: int) -> Iterator[Document]:
-    """Yield one file of `every`, cut to so many characters."""
+    """Yield one file of `every`, cut to so many characters, in an order by chance that is always the same."""
     root = shared("corpus")
-    for path in sorted(path for path in root.rglob("*") if path.is_file())[::every]:
+    paths = sorted(path for path in root.rglob("*") if path.is_file())[::every]
+    random.Random(0).shuffle(paths)
+    for path in paths:
         if text := path.read_text(errors="replace")[:characters]:
             yield document(str(path.relative_to(root)), text)
 
@@ -112,19 +150,6 @@ def corpus(every: int, characters: int) -> Iterator[Document]:
 def document(name: str, text: str) -> Document:
     """Return a document of which only the text matters."""
     return Document(name, text, "web", "corpus", name, "CC0-1.0", "")
-
-
-def contests() -> list[Contest]:
-    """Return each filter by itself, and the chain."""
-    pairs: list[tuple[str, Step, BaseFilter]] = [
-        ("Gopher repetition", GopherRepetition(step="gopher_repetition").build(), GopherRepetitionFilter()),
-        ("Gopher quality", GopherQuality(step="gopher_quality").build(), GopherQualityFilter()),
-        ("C4 quality", C4(step="c4").build(), C4QualityFilter()),
-        ("FineWeb quality", FineWeb(step="fineweb").build(), FineWebQualityFilter()),
-    ]
-    ours, theirs = [step for _, step, _ in pairs], [filter_ for _, _, filter_ in pairs]
-    single = [Contest(name, our_chain([step]), their_chain([filter_])) for name, step, filter_ in pairs]
-    return [*single, Contest("the chain", our_chain(ours), their_chain(theirs))]
 
 
 def our_chain(steps: Sequence[Step]) -> Judge:

@@ -3,7 +3,8 @@
 Makes a snapshot of each size from real text, repeated: the corpus of ../shared/data where it is, else the standard
 library. In each repetition a tenth of the documents has one word in a hundred replaced, which makes near-duplicates,
 and the others every second word, by words of other documents. Then curates it, in one process that does nothing else,
-and prints its time, its peak memory and what was dropped. Snapshots stay in --folder for the next call.
+and prints its time, its peak memory and what was dropped; and of each size but the first, memory and time a byte by
+those of the first. Snapshots, and what each size took (taken-<MB>.json), stay in --folder.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,19 +105,19 @@ def measure(snapshot: Path, out: Path, workers: int) -> None:
     chain = Chain.model_validate_json(json.dumps(read_yaml(Path("params.yaml"))["curate"]["chains"][DOMAIN]))
     duplicates = Deduplication(near=MinHash(ngram=5, bands=14, rows=8, min_agreement=0.7, seed=0), survivor="first")
     parts = [Part(path, sha256_file(path), DOMAIN, chain) for path in sorted(snapshot.glob("*.parquet"))]
-    begin, cpu = time.perf_counter(), time.process_time()
+    begin = time.perf_counter()
     with started(Local(kind="local", workers=workers)) as pool:
         curate(parts, duplicates, Split(validation=0.02, test=0.05, seed=0), pool, out / "scratch", out / "curated")
     fates = trail.fates(sorted((out / "curated" / "trail").iterdir()))
     reasons: Counter[str] = Counter()
     for row in fates:
         reasons[row["reason"] or "kept"] += row["documents"]
-    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     taken = {
         "megabytes": sum(row["bytes"] for row in fates) / 1e6,
         "seconds": time.perf_counter() - begin,
-        "cpu_seconds": time.process_time() - cpu,
-        "peak_megabytes": max(peaks) / 1024,
+        "cpu_seconds": sum(each.ru_utime + each.ru_stime for each in used),
+        "peak_megabytes": max(each.ru_maxrss for each in used) / 1024,
         "documents": dict(sorted(reasons.items())),
     }
     write_json(out / "taken.json", taken)
@@ -133,17 +135,41 @@ def main() -> None:
         measure(chosen.measure, chosen.folder, chosen.workers)
         return
     print("      MB   MB/s  MB/s of CPU  peak MB  documents")
+    every = []
     for megabytes in chosen.megabytes:
-        snapshot, out = chosen.folder / f"snapshot-{megabytes}", chosen.folder / "out"
-        if not snapshot.exists():
-            make(megabytes, snapshot)
-        shutil.rmtree(out, ignore_errors=True)
-        again = [sys.executable, "-m", "tests.benchmarks.curation_scale", "--measure", str(snapshot)]
-        subprocess.run([*again, "--folder", str(out), "--workers", str(chosen.workers)], check=True)
-        taken = read_json(out / "taken.json")
-        rates = [taken["megabytes"] / taken[clock] for clock in ("seconds", "cpu_seconds")]
-        print(f"{taken['megabytes']:8.0f}{rates[0]:7.1f}{rates[1]:13.1f}{taken['peak_megabytes']:9.0f}  ", end="")
-        print(", ".join(f"{reason} {count:,}" for reason, count in taken["documents"].items()), flush=True)
+        every.append(_taken(megabytes, chosen.folder, chosen.workers))
+        print(_line(every[-1]), flush=True)
+    for taken in every[1:]:
+        print(_ratios(every[0], taken))
+
+
+def _taken(megabytes: int, folder: Path, workers: int) -> dict[str, Any]:
+    """Return what a process of its own takes for a snapshot of a size, which is made if it is not there."""
+    snapshot, out = folder / f"snapshot-{megabytes}", folder / "out"
+    if not snapshot.exists():
+        make(megabytes, snapshot)
+    shutil.rmtree(out, ignore_errors=True)
+    again = [sys.executable, "-m", "tests.benchmarks.curation_scale", "--measure", str(snapshot)]
+    subprocess.run([*again, "--folder", str(out), "--workers", str(workers)], check=True)
+    taken: dict[str, Any] = read_json(out / "taken.json")
+    write_json(folder / f"taken-{megabytes}.json", taken)
+    return taken
+
+
+def _line(taken: dict[str, Any]) -> str:
+    rates = [taken["megabytes"] / taken[clock] for clock in ("seconds", "cpu_seconds")]
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in taken["documents"].items())
+    return f"{taken['megabytes']:8.0f}{rates[0]:7.1f}{rates[1]:13.1f}{taken['peak_megabytes']:9.0f}  {reasons}"
+
+
+def _ratios(first: dict[str, Any], taken: dict[str, Any]) -> str:
+    """Return by what a size's memory and time differ from the first size's; 1 is flat memory, and linear time."""
+    times = {key: taken[key] / first[key] for key in ("megabytes", "seconds", "cpu_seconds", "peak_megabytes")}
+    return (
+        f"{times['megabytes']:.1f} times the data: {times['peak_megabytes']:.2f} times the memory; a byte takes "
+        f"{times['cpu_seconds'] / times['megabytes']:.2f} times the CPU, "
+        f"{times['seconds'] / times['megabytes']:.2f} times the time"
+    )
 
 
 if __name__ == "__main__":
