@@ -25,6 +25,7 @@ from lm_eval.api import task as task_module
 from lm_eval.api.model import TemplateLM as TemplateLM
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._index import Kind
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from evals.tokenizer import load_tokenizer
@@ -111,11 +112,12 @@ def _check_device(device: str) -> None:
 
 def _task_manager(names: Sequence[str], include: Path | None, section: str) -> TaskManager:
     """Return what knows the tasks `names`; lm-eval's own are read only where needed, for that takes seconds."""
-    if include or not names:
-        manager = TaskManager(include_path=include, include_defaults=False)
+    folder = include.absolute() if include else None
+    if folder or not names:
+        manager = _index(folder, False)
         if set(names) <= set(manager.all_subtasks):
             return manager
-    manager = TaskManager(include_path=include)
+    manager = _index(folder, True)
     unknown = sorted(set(names) - set(manager.all_tasks))
     if unknown:
         raise UserError(
@@ -123,6 +125,50 @@ def _task_manager(names: Sequence[str], include: Path | None, section: str) -> T
             f"or set {section}.include_path (now '{include}') to the folder with its YAML."
         )
     return manager
+
+
+@functools.cache
+def _index(include: Path | None, include_defaults: bool) -> TaskManager:
+    return TaskManager(include_path=include, include_defaults=include_defaults)
+
+
+def leaves(names: Sequence[str], include: Path | None, section: str) -> dict[str, list[str]]:
+    """Return for each of the names the tasks that it stands for, without their data: a group's, a tag's, or itself.
+
+    Args:
+        names: Tasks, groups or tags.
+        include: A folder of task definitions beside lm-eval's own.
+        section: Of params.yaml, for messages.
+
+    Raises:
+        UserError: A name is not known.
+    """
+    index = _task_manager(names, include, section).task_index
+    return {name: sorted(set(_leaves(name, index))) for name in names}
+
+
+def _leaves(name: str, index: dict[str, Any]) -> Iterator[str]:
+    entry = index[name]
+    if entry.kind == Kind.GROUP:
+        yield from _members(name, entry.cfg, index)
+    elif entry.kind == Kind.TAG:
+        yield from entry.tags
+    else:
+        yield name
+
+
+def _members(group: str, config: dict[str, Any], index: dict[str, Any]) -> Iterator[str]:
+    """Yield the tasks of a group; one that is defined in the group has the name that lm-eval gives it."""
+    members = config["task"]
+    for member in members if isinstance(members, list) else [members]:
+        settings = member if isinstance(member, dict) else {"task": member}
+        name = settings.get("group") or settings["task"]
+        if name in index:
+            yield from _leaves(name, index)
+        elif "group" in settings:
+            yield from _members(f"{group}::{name}", settings, index)
+        else:
+            yield f"{group}::{name}"
 
 
 def _load(folder: Path, names: Sequence[str]) -> list[Task]:

@@ -1,12 +1,14 @@
 """Evaluate the exported model on held-out text with lm-eval, next to compressors: `python -m stages.evaluate`.
 
-Reads `out/export/model`, `out/curate/documents/test` and `out/shards` (the training split's token counts).
+Reads `out/export/model`, `out/curate/documents/test`, `out/shards` (the training split's token counts), and
+`out/curate/contamination.json` (the evaluation data that the training documents were checked against).
 Writes `out/evaluate/`:
 
 - `tasks/`: the lm-eval tasks made from the test split: bits per byte over whole documents, none of them truncated,
   and multiple-choice continuation; one of each a domain;
 - `samples/`: for each task a line a document or question, from which `evals.recompute` gives every reported value;
-- `results.json`: values with standard errors by domain and for all, and the versions and digests that they rest on;
+- `results.json`: values with standard errors by domain and for all, the versions and digests that they rest on, and
+  which of the benchmarks the training documents were checked against;
 - `metrics.json` and `plots/bits_per_byte.json`: the headline numbers.
 """
 
@@ -15,9 +17,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evals import report
+from evals import coverage, report
+from evals.coverage import UncoveredTasks
 from evals.questions import ContinuationSettings, HeldOut, ask
 from evals.recompute import results_from_samples
+from stages.curation.benchmarks import Manifest
 from stages.errors import UserError
 from stages.files import OUT, output, read_json, require, write_json
 from stages.runner import run
@@ -51,6 +55,10 @@ class EvaluateSettings(Settings):
     tasks: tuple[str, ...]
     """Further lm-eval tasks, groups or tags by name, reported under `benchmarks`; their data must be local."""
 
+    uncovered_tasks: UncoveredTasks
+    """What to do about `tasks` whose data curation did not check the training documents against. Tasks made from the
+    test split are not meant: no document of it, nor one nearly equal, is in the training split."""
+
     include_path: Path | None
     """Folder of lm-eval task definitions of your own."""
 
@@ -61,14 +69,16 @@ def main() -> None:
     model = require(OUT / "export" / "model" / "config.json", "export").parent
     test = require(OUT / "curate" / "documents" / "test", "curate")
     require(OUT / "shards" / "index.json", "shards")
+    checked = require(OUT / "curate" / "contamination.json", "curate")
     _check(settings, model)
+    covered = _coverage(settings, Manifest.model_validate_json(checked.read_text(encoding="utf-8")))
 
     from evals.split import select
 
     documents = select(test, settings.documents, settings.seed)
     questions = {domain: ask(chosen, settings.continuation, settings.seed) for domain, chosen in documents.items()}
     with output("evaluate") as folder:
-        results = _evaluate(settings, model, HeldOut(documents, questions), folder)
+        results = {**_evaluate(settings, model, HeldOut(documents, questions), folder), "coverage": covered}
         write_json(folder / "results.json", results)
         write_json(folder / "metrics.json", report.headline(results))
         write_json(folder / "plots" / "bits_per_byte.json", report.bars(results))
@@ -86,6 +96,21 @@ def _check(settings: EvaluateSettings, model: Path) -> None:
         )
     if settings.include_path and not settings.include_path.is_dir():
         raise UserError(f"evaluate.include_path = '{settings.include_path}' is not a folder. Correct it or set null.")
+
+
+def _coverage(settings: EvaluateSettings, checked: Manifest) -> dict[str, Any]:
+    """Return which of the benchmarks the training documents were checked against, or refuse."""
+    asked: dict[str, list[str]] = {}
+    if settings.tasks:
+        from evals.harness import leaves
+
+        asked = leaves(settings.tasks, settings.include_path, "evaluate")
+    coverage.check(asked, checked, settings.uncovered_tasks)
+    return {
+        "asked": asked,
+        "covered": coverage.covered(asked, checked),
+        "uncovered_tasks": coverage.uncovered(asked, checked),
+    }
 
 
 def _evaluate(settings: EvaluateSettings, model: Path, held_out: HeldOut, folder: Path) -> dict[str, Any]:

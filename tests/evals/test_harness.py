@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -83,3 +84,28 @@ def test_an_absent_device_is_refused(model: "Model", tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"evaluate.device = 'cuda:99': torch finds cpu"):
         run(replace(model, device="cuda:99"), tmp_path, [], [], None)
+
+
+def test_groups_and_tags_stand_for_their_tasks_however_deep(tmp_path: Path) -> None:
+    from evals.harness import leaves
+
+    definitions = {
+        "sums.yaml": {"task": "sums", "tag": ["numbers"]},
+        "primes.yaml": {"task": "primes", "tag": ["numbers"]},
+        "inner.yaml": {"group": "inner", "task": ["numbers", {"task": "sums", "num_fewshot": 2}]},
+        "outer.yaml": {
+            "group": "outer",
+            "task": ["inner", {"task": "own"}, {"group": "part", "task": ["arc_easy", {"task": "deep"}]}],
+        },
+    }
+    for name, definition in definitions.items():
+        (tmp_path / name).write_text(json.dumps(definition))
+    own, theirs = ["outer", "numbers", "sums"], ["mmlu", "blimp", "ai2_arc"]
+    found = leaves([*own, *theirs], tmp_path, "evaluate")
+    assert {name: found[name] for name in own} == {
+        "outer": ["arc_easy", "outer::own", "outer::part::deep", "primes", "sums"],
+        "numbers": ["primes", "sums"],
+        "sums": ["sums"],
+    }
+    assert {name: len(found[name]) for name in theirs} == {"mmlu": 57, "blimp": 67, "ai2_arc": 2}
+    assert {task.split("_")[0] for task in found["mmlu"]} == {"mmlu"}

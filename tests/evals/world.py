@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evals.documents import Document, digest
+from stages.curation.benchmarks import Checked, Manifest
 from stages.files import write_json
 
 END_OF_DOCUMENT = "<|endoftext|>"
@@ -30,6 +31,7 @@ PARAMS: dict[str, Any] = {
     "threads": 2,
     "batch_size": 8,
     "tasks": [],
+    "uncovered_tasks": "refuse",
     "include_path": None,
 }
 
@@ -52,7 +54,14 @@ def make(root: Path) -> None:
     write_model(root / "out/export/model", len(tokenizer))
     write_split(root / "out/curate/documents/test", held_out)
     write_shards(root / "out/shards", tokenizer, training)
+    write_coverage(root, {})
     write_params(root, PARAMS)
+
+
+def write_coverage(root: Path, benchmarks: dict[str, tuple[str, ...]]) -> None:
+    """Write the evaluation data that curation checked, each the data of tasks."""
+    checked = {name: Checked(sha256="0" * 64, tasks=tasks, rows=2, short_rows=1) for name, tasks in benchmarks.items()}
+    write_json(root / "out/curate/contamination.json", Manifest(ngram=13, benchmarks=checked).model_dump(mode="json"))
 
 
 def write_params(root: Path, params: dict[str, Any]) -> None:

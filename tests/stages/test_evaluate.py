@@ -27,6 +27,8 @@ BENCHMARK = {
     "metadata": {"version": 3},
 }
 
+NOT_ASKED: dict[str, Any] = {"asked": {}, "covered": {}, "uncovered_tasks": []}
+
 
 @pytest.fixture(scope="module", autouse=True)
 def offline_only_here() -> Iterator[None]:
@@ -51,6 +53,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"question": "The capital of France is", "choices": ["Rome", "Paris"], "gold": gold} for gold in (0, 1)]
     write_jsonl(root / "mine" / "capitals.jsonl", rows)
     (root / "mine" / "capitals.yaml").write_text(json.dumps(BENCHMARK))
+    world.write_coverage(root, {"atlas": ("capitals",)})
     world.write_params(root, {**world.PARAMS, "tasks": ["capitals"], "include_path": "mine"})
     _run(root)
     return root
@@ -72,12 +75,19 @@ def test_two_runs_in_two_places_give_the_same_bytes(evaluated: Path, elsewhere: 
     assert first.pop("results.json") != second.pop("results.json")  # the benchmark
     assert first == second
     ours, theirs = (read_json(root / "out/evaluate/results.json") for root in (evaluated, elsewhere))
-    assert {**theirs, "benchmarks": {}} == ours
+    assert {**theirs, "benchmarks": {}, "coverage": NOT_ASKED} == ours
 
 
 def test_a_benchmark_of_the_user_is_reported_as_lm_eval_gives_it(elsewhere: Path) -> None:
     benchmark = read_json(elsewhere / "out/evaluate/results.json")["benchmarks"]["capitals"]
     assert benchmark == {"version": 3, "metrics": {"acc,none": 0.5, "acc_stderr,none": 0.5}}
+
+
+def test_results_say_what_the_training_documents_were_checked_against(elsewhere: Path) -> None:
+    found = read_json(elsewhere / "out/evaluate/results.json")["coverage"]
+    assert found["asked"] == {"capitals": ["capitals"]}
+    assert found["covered"] == {"capitals": {"benchmark": "atlas", "sha256": "0" * 64}}
+    assert found["uncovered_tasks"] == []
 
 
 def test_results_are_what_the_samples_give(evaluated: Path) -> None:
@@ -122,6 +132,8 @@ def test_an_untrained_model_is_worse_than_the_compressors_and_guesses(evaluated:
         ({"device": "cuda:99"}, r"evaluate.device = 'cuda:99': torch finds cpu"),
         ({"documents": 1}, r"evaluate.documents = 1"),
         ({"batch_sise": 1}, r"evaluate.batch_sise is not a parameter"),
+        ({"tasks": ["ai2_arc"]}, "not checked against the data of arc_challenge, arc_easy, so"),
+        ({"uncovered_tasks": "skip"}, r"evaluate.uncovered_tasks = \"skip\""),
         ({"tasks": ["nonesuch"]}, r"evaluate.tasks: lm-eval knows no 'nonesuch'"),
         ({"include_path": "nowhere"}, r"evaluate.include_path = 'nowhere' is not a folder"),
         ({"continuation.context_bytes": 161}, r"context_bytes \+ choice_bytes = 257, over the 256 tokens"),
