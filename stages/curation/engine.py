@@ -8,10 +8,11 @@ workers. A worker that is killed costs the piece it was at, which is done again.
 Ray's tasks are the distributed engine. Tried were these processes, datatrove's local executor, Ray, Ray Data and Daft,
 with the pieces of a small corpus and two workers on one machine, not on a cluster. All five gave the same bytes; they
 differ in the seconds that they take to start and in memory, and little in the work itself, as far as that could be
-told from starting. What decided was a worker killed by the kernel, as it happens when memory runs out: Ray and Ray Data did its piece
-again; datatrove's local executor, on `multiprocessing.Pool` as its Ray executor is, waited for ever; Daft's own runner
-ended with an error. Ray Data adds to Ray tables that a piece of work has no use for. tests/benchmarks/LOG.md has the
-figures. Ray runs inside a Slurm job, on Kubernetes, or on hosts that it is started on by hand.
+told from starting. What decided was a worker killed by the kernel, as it happens when memory runs out: Ray and Ray
+Data did its piece again; datatrove's local executor, on `multiprocessing.Pool` as its Ray executor is, waited for
+ever; Daft's own runner ended with an error. Ray Data adds to Ray tables that a piece of work has no use for.
+tests/benchmarks/LOG.md has the figures. Ray runs inside a Slurm job, on Kubernetes, or on hosts that it is started on
+by hand.
 """
 
 import contextlib
