@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from release import facts
+from release import data, facts
 from release.metadata import front_matter
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -16,7 +16,7 @@ def render(root: Path) -> str:
     """Return README.md for the release at `root`; it depends on nothing but the release's other files."""
     known = facts.read(root)
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    environment.globals.update(count=_count, estimate=_estimate, flat=flat, refused=_refused)
+    environment.globals.update(count=_count, estimate=_estimate, flat=flat, refused=_refused, data=data)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         vars(known),

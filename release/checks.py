@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import safe_open
 
 from release import card, facts, layout, lock, sums
+from release.data import unadmitted
 from stages.corpus.licenses import allow_list, refusal, stated
 from stages.files import read_json, sha256_file
 from stages.settings import read_yaml
@@ -65,7 +66,8 @@ def graph_record(root: Path) -> Iterator[str]:
 def data(root: Path) -> Iterator[str]:
     """Every training document is of a source and license that the manifest names and params.yaml allows."""
     known = facts.read(root)
-    allowed = allow_list(known.params["snapshot"]["licenses"]["allow"])
+    licenses = known.params["snapshot"]["licenses"]
+    allowed = allow_list(licenses["allow"], licenses.get("deny", ()), licenses.get("deny_flags", ()))
     if (actual := sha256_file(root / "tokenizer.json")) != (expected := known.shards["tokenizer"]["sha256"]):
         yield f"tokenizer.json: sha256 is {actual}, the shards were made with {expected}"
     identifiers = Counter[str]()
@@ -81,6 +83,13 @@ def data(root: Path) -> Iterator[str]:
         yield f"data/documents: {len(repeated)} documents more than once, the first is {repeated[0]}"
 
 
+def admissions(root: Path) -> Iterator[str]:
+    """The release admits to all that licenses of its documents ask or forbid beyond naming the authors."""
+    known = facts.read(root)
+    for line in unadmitted(known.asked, known.params["release"].get("admits", ())):
+        yield f"code/params.yaml: release.admits does not name {line}"
+
+
 def _provenance(
     split: str, rows: list[tuple[str, facts.Record]], known: facts.Facts, allowed: frozenset[str]
 ) -> Iterator[str]:
@@ -89,10 +98,18 @@ def _provenance(
         where = f"data/documents/{split}: {count} documents of source '{source}', license '{expression}'"
         if source not in known.sources or known.sources[source]["settings"]["domain"] != domain:
             yield f"{where}: data/manifest.json has no such source of domain '{domain}'"
-        elif known.sources[source]["licenses"].get(expression, {"documents": 0})["documents"] < count:
+        elif _taken(known.sources[source], expression) < count:
             yield f"{where}: data/manifest.json has fewer"
         if reason := refusal(stated(expression), allowed):
             yield f"{where}: {reason} by code/params.yaml"
+
+
+def _taken(source: facts.Record, expression: str) -> float:
+    """Return how many documents of a license the snapshot took: any number where it took them by reference."""
+    if source["settings"].get("by_reference", False):
+        return math.inf
+    taken: int = source["licenses"].get(expression, {"documents": 0})["documents"]
+    return taken
 
 
 def _totals(root: Path, split: str, rows: list[tuple[str, facts.Record]], domains: facts.Record) -> Iterator[str]:

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from evals.coverage import covered, uncovered
 from evals.recompute import BITS_PER_BYTE, results_from_samples
 from evals.tasks import definition_digest
 from release import facts, layout
 from stages.corpus.documents import document_id, text_digest
+from stages.curation.benchmarks import Manifest
 from stages.files import read_json, read_jsonl
+from stages.settings import read_yaml
 
 TOLERANCE = 1e-9
 """Relative: what another machine's mathematics library may change in the last bits of a recomputed value."""
@@ -30,6 +33,18 @@ def tasks(root: Path) -> Iterator[str]:
                 yield f"evaluation/tasks/{path.name}: document {document['id']} is not in the test split"
             elif document_id(row["source"], row["origin"], text_digest(document["text"])) != document["id"]:
                 yield f"evaluation/tasks/{path.name}: the text is not that of document {document['id']}"
+
+
+def coverage(root: Path) -> Iterator[str]:
+    """What results.json says of benchmarks and training data is what curation checked, and uncovered ones admitted."""
+    stated = read_json(root / "evaluation" / "results.json")
+    checked = Manifest.model_validate_json((root / "data" / "contamination.json").read_text(encoding="utf-8"))
+    asked = stated["coverage"]["asked"]
+    found = {"covered": covered(asked, checked), "uncovered_tasks": uncovered(asked, checked)}
+    yield from _unequal("evaluation/results.json coverage", stated["coverage"], {"asked": asked, **found})
+    policy = read_yaml(root / "code" / "params.yaml")["evaluate"]["uncovered_tasks"]
+    if found["uncovered_tasks"] and policy != "admit":
+        yield f"code/params.yaml: evaluate.uncovered_tasks = '{policy}', but some are: {found['uncovered_tasks']}"
 
 
 def results(root: Path) -> Iterator[str]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from release import data
 from release.layout import SIDECARS
+from stages.corpus.tally import Count
 from stages.files import read_json, read_jsonl
 from stages.settings import read_yaml
 
@@ -34,6 +36,7 @@ class Facts:
     params: Record
     sources: Record
     curation: Record
+    checked: Record
     shards: Record
     results: Record
     metrics: Record
@@ -45,14 +48,17 @@ class Facts:
     commit: str
     has_uncommitted_changes: bool
     training_data: list[Group]
+    asked: dict[str, dict[str, Count]]
 
 
 def read(root: Path) -> Facts:
     """Read the facts of the release at `root`."""
+    sources = read_json(root / "data" / "manifest.json")["sources"]
     return Facts(
         params=read_yaml(root / "code" / "params.yaml"),
-        sources=read_json(root / "data" / "manifest.json")["sources"],
+        sources=sources,
         curation=read_json(root / "data" / "curation.json"),
+        checked=read_json(root / "data" / "contamination.json"),
         shards=read_json(root / "data" / "shards.json"),
         results=read_json(root / "evaluation" / "results.json"),
         metrics=read_json(root / "training" / "metrics.json"),
@@ -64,6 +70,7 @@ def read(root: Path) -> Facts:
         commit=(root / "code" / "commit.txt").read_text(encoding="utf-8").splitlines()[0],
         has_uncommitted_changes=(root / "code" / "uncommitted.diff").exists(),
         training_data=_groups(root / SIDECARS / "train"),
+        asked=data.asked((row for part in data.SPLITS for _, row in documents(root / SIDECARS / part)), sources),
     )
 
 

@@ -17,6 +17,8 @@ FILES = {
     "data/manifest.json": OUT / "snapshot" / "manifest.json",
     "data/refused.jsonl": OUT / "snapshot" / "refused.jsonl",
     "data/curation.json": OUT / "curate" / "report.json",
+    "data/contamination.json": OUT / "curate" / "contamination.json",
+    "data/contaminated.jsonl": OUT / "curate" / "contaminated.jsonl",
     "data/dropped.jsonl": OUT / "curate" / "dropped.jsonl",
     "data/shards.json": OUT / "shards" / "index.json",
     "evaluation/results.json": OUT / "evaluate" / "results.json",
@@ -28,6 +30,8 @@ FILES = {
     "training/parity.json": OUT / "export" / "parity.json",
 }
 DIRECTORIES = {
+    "data/references": OUT / "snapshot" / "references",
+    "data/classifiers": OUT / "curate" / "classifiers",
     "evaluation/samples": OUT / "evaluate" / "samples",
     "evaluation/tasks": OUT / "evaluate" / "tasks",
 }

@@ -24,6 +24,8 @@ CHECKS: dict[str, Callable[[Path], Iterator[str]]] = {
     "training documents": checks_training.documents,
     "training mixture": checks_training.mixture,
     "data": checks.data,
+    "admissions": checks.admissions,
+    "coverage": checks_evaluation.coverage,
     "tasks": checks_evaluation.tasks,
     "results": checks_evaluation.results,
     "model card": checks.model_card,

@@ -24,6 +24,7 @@ from model.job import Job, Shards
 from model.settings import PretrainSettings
 from release import layout, lock
 from stages.corpus.documents import document_id, text_digest
+from stages.curation.benchmarks import Checked, Manifest
 from stages.files import sha256_file, write_json, write_jsonl
 
 TEXT = "A document of the tests.\n" * 4
@@ -78,6 +79,8 @@ def source(root: Path) -> None:
     """Write and commit the files of the repository."""
     params = {
         "snapshot": {"licenses": {"allow": ["MIT", "Python-2.0.1"]}},
+        "curate": {"chains": {"code": {"steps": [{"step": "pii", "policies": {"email": "mask"}}]}}},
+        "evaluate": {"uncovered_tasks": "refuse"},
         "pretrain": {"steps": 4, "optimizer": {"learning_rate": 1e-3}},
         "release": RELEASE,
         "publish": PUBLISH,
@@ -174,10 +177,38 @@ def _corpus(out: Path) -> None:
     }
     write_json(out / "snapshot" / "manifest.json", {"sources": sources})
     write_jsonl(out / "snapshot" / "refused.jsonl", [{"source": "stdlib", "reason": "license_not_allowed"}])
-    write_json(out / "curate" / "report.json", {"kept": kept, "dropped": {"length": {"documents": 2, "bytes": 20}}})
+    write_json(out / "curate" / "report.json", _report(kept))
+    manifest = Manifest(ngram=13, benchmarks={"arc": Checked(sha256="4" * 64, tasks=("arc_*",), rows=9, short_rows=1)})
+    write_json(out / "curate" / "contamination.json", manifest.model_dump(mode="json"))
+    write_jsonl(out / "curate" / "contaminated.jsonl", [{"benchmark": "arc", "row": "test.jsonl:3", "action": "cut"}])
+    write_json(out / "curate" / "classifiers" / "index.json", {})
+    (out / "snapshot" / "references").mkdir()
     write_jsonl(out / "curate" / "dropped.jsonl", [{"reason": "length"}])
     tokenizer = {"sha256": sha256_file(out / "export" / "model" / "tokenizer.json")}
     write_json(out / "shards" / "index.json", {"tokenizer": tokenizer, "splits": splits})
+
+
+def _report(kept: dict[str, Any]) -> dict[str, Any]:
+    """Return the report of curation: two documents of `stdlib` were too short."""
+    of_split = {"documents": DOCUMENTS, "bytes": DOCUMENTS * len(TEXT)}
+    groups = {"domain": [domain for domain, _ in SOURCES.values()], "source": list(SOURCES)}
+    by = {group: dict.fromkeys(names, of_split) for group, names in groups.items()}
+    by["language"] = {"unknown": {"documents": 2 * DOCUMENTS, "bytes": 2 * DOCUMENTS * len(TEXT)}}
+
+    def way(dropped: int) -> list[dict[str, Any]]:
+        left = {"documents": 3 * DOCUMENTS, "bytes": 3 * DOCUMENTS * len(TEXT)}
+        short = {"documents": dropped, "bytes": 10 * dropped}
+        entered = {"documents": left["documents"] + dropped, "bytes": left["bytes"] + 10 * dropped}
+        return [{"step": "length", "entered": entered, "dropped": short, "left": left}]
+
+    return {
+        "kept": {split: {**count, "by": by} for split, count in kept.items()},
+        "dropped": {"length": {"documents": 2, "bytes": 20}},
+        "funnel": {"by": {group: dict(zip(names, (way(2), way(0)), strict=True)) for group, names in groups.items()}},
+        "contamination": {"arc": {"rows": 1, "documents": {"cut": 1}}},
+        "opt_outs": {"letters": {"documents": 1, "bytes": 30}},
+        "clusters": [{"documents": 2, "clusters": 3}],
+    }
 
 
 def _shard(out: Path, split: str, source: str) -> dict[str, Any]:
@@ -296,7 +327,9 @@ def _evaluation(folder: Path) -> None:
     digests = {name: tasks.definition_digest(folder / "tasks", name) for name in names}
     definitions = {name: {"version": 1, "sha256": digest} for name, digest in digests.items()}
     harness = {"lm_eval": "0.4.13", "transformers": "5.23.0", "tasks": definitions}
-    write_json(folder / "results.json", {**results_from_samples(samples), "harness": harness, "benchmarks": {}})
+    coverage: dict[str, Any] = {"asked": {}, "covered": {}, "uncovered_tasks": []}
+    about = {"harness": harness, "benchmarks": {}, "coverage": coverage}
+    write_json(folder / "results.json", {**results_from_samples(samples), **about})
 
 
 def read(path: Path) -> Any:
