@@ -3,7 +3,8 @@
 Both judge the same documents of ../shared/data/corpus.tar.gz in the same shuffled order, by each filter and in a
 chain, on one core. Each contestant of each contest is a new process, so neither knows a word at the beginning: both
 remember, spaCy's tokenizer for datatrove and `stages.curation.words` here, how they split a string. They take turns,
-batch by batch, so that a busy machine slows both alike. Seconds are of the CPU, without imports and a first sentence.
+in batches as `curate` makes them, so that a busy machine slows both alike. Seconds are of the CPU, without imports and
+a first sentence.
 
 The first documents have the most new words, so there is a second line for the last half of the documents. Verdicts and
 edited texts must agree, or the figures mean nothing; the number that do not is printed.
@@ -29,7 +30,7 @@ from datatrove.pipeline.filters import (
 )
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
-from stages.corpus.documents import Document
+from stages.corpus.documents import Document, batches
 from stages.curation.c4 import C4
 from stages.curation.fineweb import FineWeb
 from stages.curation.gopher_quality import GopherQuality
@@ -44,7 +45,6 @@ FILTERS: dict[str, tuple[GopherRepetition | GopherQuality | C4 | FineWeb, type[B
     "FineWeb quality": (FineWeb(step="fineweb"), FineWebQualityFilter),
 }
 CHAIN = "the chain"
-BATCH = 100  # documents
 
 Judge = Callable[[Sequence[Document]], list[tuple[str | None, str]]]
 """Returns the reason, or None, and the text that is left, of each document."""
@@ -91,8 +91,7 @@ def contest(name: str, documents: list[Document]) -> Iterator[Round]:
     with ExitStack() as stack:
         context = multiprocessing.get_context("spawn")
         ours, theirs = (stack.enter_context(ProcessPoolExecutor(1, context)) for _ in range(2))
-        for start in range(0, len(documents), BATCH):
-            batch = documents[start : start + BATCH]
+        for batch in batches(documents):
             size = sum(len(document.text.encode()) for document in batch)
             yield Round(
                 size, ours.submit(judge, OURS, name, batch).result(), theirs.submit(judge, THEIRS, name, batch).result()
