@@ -1,11 +1,13 @@
 """What the card says of the data: its way through curation, its licenses and what they ask, personal data."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from stages.corpus.licenses import flags
 from stages.corpus.tally import Count, total
+from stages.curation.benchmarks import Manifest
 
 Record = dict[str, Any]
 REPOSITORY = "repository_license"
@@ -75,6 +77,13 @@ def personal_data(curate: Record) -> list[Record]:
         for step in chain["steps"]
         if step["step"] == "pii"
     ]
+
+
+def live_tasks(pretrain: Record, checked: Record) -> list[Record]:
+    """Return the tasks that were measured in training, each with the benchmark that has its name, if one does."""
+    manifest = Manifest.model_validate_json(json.dumps(checked))
+    tasks = (pretrain.get("eval_tasks") or {"tasks": []})["tasks"]
+    return [{"task": task, "benchmark": manifest.benchmark_of(task)} for task in tasks]
 
 
 def duplicates(curation: Record) -> dict[str, int]:

@@ -52,3 +52,38 @@ def test_summary_has_the_headline_numbers(released: Path) -> None:
     known = read(released)
     assert f"{known.metrics['parameters']:,} parameters, 400 tokens" in text
     assert "python -m release.verify" in text
+
+
+def test_a_benchmark_that_the_data_was_not_checked_against_is_told(released: Path) -> None:
+    results = read_json(released / "evaluation/results.json")
+    results["benchmarks"] = {"piqa": {"version": 1, "metrics": {"acc,none": 0.5, "acc_stderr,none": None}}}
+    results["coverage"] = {"asked": {"piqa": ["piqa"]}, "covered": {}, "uncovered_tasks": ["piqa"]}
+    write_json(released / "evaluation/results.json", results)
+    run = read_json(released / "training/run.json")
+    run["settings"]["pretrain"]["eval_tasks"] = {"tasks": ["arc_easy", "piqa"]}
+    write_json(released / "training/run.json", run)
+    text = card.render(released)
+    assert "| piqa | **not checked** | acc,none | 0.5000 |\n| piqa | **not checked** | acc_stderr,none | n/a |" in text
+    assert "The training data was not checked against piqa:" in text
+    assert "| arc_easy | arc |\n| piqa | **not checked** |" in text
+
+
+def test_the_data_is_told_from_what_curation_counted(released: Path) -> None:
+    lines = (released / "README.md").read_text().splitlines()
+    for line in (
+        "| source | stdlib | 11 | 2 | 9 | 3 | 3 | 3 |",
+        "| MIT |  | 3 | 300 | 30 |",
+        "6 documents are in 3 clusters of equal or nearly equal ones; no cluster is in two splits.",
+        "| letters | 1 | 30 |",
+        "| code | email | mask |",
+        f"| arc | `{'4' * 64}` | 9 | 1 | 1 | 0 | 1 | 0 |",
+    ):
+        assert line in lines
+    assert not any(line.startswith("Languages of the train split") for line in lines), "nobody looked for them"
+
+
+def test_languages_are_told_where_they_were_identified(released: Path) -> None:
+    curation = read_json(released / "data/curation.json")
+    curation["kept"]["train"]["by"]["language"] = {"de": {"documents": 2, "bytes": 200}}
+    write_json(released / "data/curation.json", curation)
+    assert "| de | 2 | 200 |" in card.render(released)

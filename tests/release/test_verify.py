@@ -231,3 +231,48 @@ def test_path_that_is_no_release_is_refused(tmp_path: Path, capsys: pytest.Captu
 def test_card_depends_on_the_release_alone(released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert card.render(released) == (released / layout.CARD).read_text()
+
+
+def test_what_licenses_ask_and_the_release_does_not_admit_is_found(released: Path) -> None:
+    def only_the_repository(manifest: Any) -> None:
+        manifest["sources"]["pages"]["settings"]["license_basis"] = "repository"
+
+    _edit(released / "data" / "manifest.json", only_the_repository)
+    _sealed(released)
+    assert _found(released)["admissions"] == [
+        "code/params.yaml: release.admits does not name repository_license of 'pages' (9 documents, 900 bytes)"
+    ]
+
+
+def test_a_document_that_is_taken_by_reference_need_not_be_counted_by_the_snapshot(released: Path) -> None:
+    def uncounted(manifest: Any) -> None:
+        manifest["sources"]["pages"]["licenses"] = {}
+
+    def by_reference(manifest: Any) -> None:
+        manifest["sources"]["pages"]["settings"]["by_reference"] = True
+
+    path = released / "data" / "manifest.json"
+    _edit(path, uncounted)
+    _sealed(released)
+    assert "data/manifest.json has fewer" in _found(released)["data"][0]
+    _edit(path, by_reference)
+    _sealed(released)
+    assert set(_found(released)) == {"graph record"}
+
+
+def test_benchmarks_are_told_as_checked_only_if_curation_checked_them(released: Path) -> None:
+    def ask(task: str, results: Any) -> None:
+        covered = {task: {"benchmark": "arc", "sha256": "4" * 64}}
+        results["coverage"] = {"asked": {task: [task]}, "covered": covered, "uncovered_tasks": []}
+        results["benchmarks"] = {task: {"version": 1, "metrics": {"acc,none": 0.5}}}
+
+    path = released / "evaluation" / "results.json"
+    _edit(path, lambda results: ask("arc_easy", results))
+    _sealed(released)
+    assert set(_found(released)) == {"graph record"}
+    assert "| arc_easy | arc | acc,none | 0.5000 |" in (released / layout.CARD).read_text()
+    _edit(path, lambda results: ask("piqa", results))
+    _sealed(released)
+    found = _found(released)["coverage"]
+    assert any("coverage.covered.piqa" in line for line in found)
+    assert "evaluate.uncovered_tasks = 'refuse', but some are: ['piqa']" in found[-1]

@@ -219,6 +219,7 @@ def _shard(out: Path, split: str, source: str) -> dict[str, Any]:
             "source": source,
             "license": expression,
             "origin": f"{split}/{number}",
+            "sha256": text_digest(TEXT),
             "tokens": 10,
             "bytes": len(TEXT),
         }

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from release import sums
 from stages import release
 from stages.errors import UserError
+from stages.files import read_json, write_json
 from stages.settings import read_yaml
 from tests.release import world
 
@@ -87,8 +90,38 @@ def test_output_that_the_graph_did_not_make_is_not_released(run: Path) -> None:
     assert not (run / "out" / "release").exists()
 
 
+def test_what_licenses_ask_is_refused_by_source(run: Path) -> None:
+    share_alike = "CC-BY-SA-4.0"
+    for path in sorted((run / "out" / "shards" / "tokens").glob("*/prose.parquet")):
+        rows = pq.read_table(path).to_pylist()
+        pq.write_table(pa.Table.from_pylist([{**row, "license": share_alike} for row in rows]), path)
+    with pytest.raises(UserError, match=r"copyleft of 'pages' \(9 documents, 900 bytes\); share_alike of 'pages'"):
+        release.main()
+    assert not (run / "out" / "release").exists()
+
+
+def test_what_is_admitted_is_told_on_the_card(run: Path) -> None:
+    manifest = read_json(run / "out" / "snapshot" / "manifest.json")
+    manifest["sources"]["pages"]["settings"]["license_basis"] = "repository"
+    write_json(run / "out" / "snapshot" / "manifest.json", manifest)
+    world.write_lock(run)
+    with pytest.raises(UserError, match=r"release\.admits does not name .*: repository_license of 'pages'"):
+        release.main()
+    _set(admits=["repository_license"])
+    release.main()
+    assert "| repository_license | pages | 9 | 900 |\n" in (run / "out" / "release" / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
-    ("key", "value"), [("name", "a/b"), ("version", ""), ("license", None), ("languages", []), ("tags", "x")]
+    ("key", "value"),
+    [
+        ("admits", ["gpl"]),
+        ("name", "a/b"),
+        ("version", ""),
+        ("license", None),
+        ("languages", []),
+        ("tags", "x"),
+    ],
 )
 def test_bad_parameter_is_named_in_under_a_second(run: Path, key: str, value: object) -> None:
     _set(**{key: value})
