@@ -32,13 +32,14 @@ SIDECAR = pa.schema(
         ("source", pa.string()),
         ("license", pa.string()),
         ("origin", pa.string()),
+        ("sha256", pa.string()),
         ("bytes", pa.int64()),
         ("tokens", pa.int64()),
         ("offset", pa.int64()),
     ]
 )
-"""Columns: the document's index in the shard, what it is, bytes of text, tokens with the end of document, and the
-offset of the first of them."""
+"""Columns: the document's index in the shard, what it is, digest and bytes of its text as curation left it, tokens with
+the end of document, and the offset of the first of them."""
 
 TOKENS, ROWS = "tokens.bin", "rows.parquet"
 _ROW = pa.schema([field for field in SIDECAR if field.name not in ("index", "offset")] + [("characters", pa.int64())])
@@ -146,6 +147,7 @@ def _row(document: Document, ids: NDArray[np.uint32]) -> dict[str, Any]:
         "source": document.source,
         "license": document.license,
         "origin": document.origin,
+        "sha256": document.sha256,
         "bytes": size(document),
         "tokens": len(ids) + 1,
         "characters": len(document.text),
