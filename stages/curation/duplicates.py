@@ -83,10 +83,10 @@ class Index:
         """Return the proofs of documents, [documents, numbers]; each part's file is opened once."""
         distinct, back = np.unique(numbers, return_inverse=True)
         parts = np.searchsorted(self.offsets, distinct, side="right") - 1
-        pieces = [
-            self._array(self._folders[part], "proof")[distinct[parts == part] - self.offsets[part]]
-            for part in np.unique(parts)
-        ] or [self._array(self._folders[0], "proof")[:0]]
+        chosen, starts = np.unique(parts, return_index=True)
+        runs = zip(chosen, np.split(distinct, starts[1:]), strict=False)  # of no documents there is one empty run
+        pieces = [self._array(self._folders[part], "proof")[run - self.offsets[part]] for part, run in runs]
+        pieces = pieces or [self._array(self._folders[0], "proof")[:0]]
         proofs: NDArray[Any] = np.concatenate(pieces)[back]
         return proofs
 
