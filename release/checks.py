@@ -83,6 +83,20 @@ def data(root: Path) -> Iterator[str]:
         yield f"data/documents: {len(repeated)} documents more than once, the first is {repeated[0]}"
 
 
+def tokens(root: Path) -> Iterator[str]:
+    """data/tokens.json has the documents, bytes and tokens of each split as the documents' records add up."""
+    stated_counts = read_json(root / "data" / "tokens.json")["kept"]
+    for split in sorted(stated_counts.keys() | {path.name for path in (root / layout.SIDECARS).iterdir()}):
+        found: dict[str, dict[str, Counter[str]]] = {"domain": {}, "source": {}, "license": {}}
+        for domain, row in facts.documents(root / layout.SIDECARS / split):
+            for group, value in {"domain": domain, "source": row["source"], "license": row["license"]}.items():
+                count = {"documents": 1, "bytes": row["bytes"], "tokens": row["tokens"]}
+                found[group].setdefault(value, Counter()).update(count)
+        for group, counts in found.items():
+            if stated_counts.get(split, {"by": {}})["by"].get(group) != counts:
+                yield f"data/tokens.json: {split} by {group} is not what data/documents/{split} adds up to"
+
+
 def admissions(root: Path) -> Iterator[str]:
     """The release admits to all that licenses of its documents ask or forbid beyond naming the authors."""
     known = facts.read(root)

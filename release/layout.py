@@ -21,6 +21,7 @@ FILES = {
     "data/contaminated.jsonl": OUT / "curate" / "contaminated.jsonl",
     "data/dropped.jsonl": OUT / "curate" / "dropped.jsonl",
     "data/shards.json": OUT / "shards" / "index.json",
+    "data/tokens.json": OUT / "shards" / "funnel.json",
     "evaluation/results.json": OUT / "evaluate" / "results.json",
     STEP_DOCUMENTS: OUT / "pretrain" / "documents.parquet",
     "training/log.jsonl": OUT / "pretrain" / "log.jsonl",

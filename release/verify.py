@@ -24,6 +24,7 @@ CHECKS: dict[str, Callable[[Path], Iterator[str]]] = {
     "training documents": checks_training.documents,
     "training mixture": checks_training.mixture,
     "data": checks.data,
+    "tokens": checks.tokens,
     "admissions": checks.admissions,
     "coverage": checks_evaluation.coverage,
     "tasks": checks_evaluation.tasks,

@@ -190,6 +190,16 @@ def test_a_mixture_that_the_steps_did_not_see_is_found(released: Path) -> None:
     assert found["training mixture"][0].startswith("training/mixture.json: its domains are not those of")
 
 
+def test_tokens_that_the_documents_do_not_have_are_found(released: Path) -> None:
+    def fewer(tokens: Any) -> None:
+        tokens["kept"]["train"]["by"]["license"]["MIT"]["tokens"] -= 1
+
+    _edit(released / "data" / "tokens.json", fewer)
+    _sealed(released)
+    message = "data/tokens.json: train by license is not what data/documents/train adds up to"
+    assert _found(released)["tokens"] == [message]
+
+
 def test_parameters_that_the_weights_do_not_have_are_found(released: Path) -> None:
     def more(metrics: Any) -> None:
         metrics["parameters"] += 1

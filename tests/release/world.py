@@ -187,6 +187,17 @@ def _corpus(out: Path) -> None:
     write_jsonl(out / "curate" / "dropped.jsonl", [{"reason": "length"}])
     tokenizer = {"sha256": sha256_file(out / "export" / "model" / "tokenizer.json")}
     write_json(out / "shards" / "index.json", {"tokenizer": tokenizer, "splits": splits})
+    write_json(out / "shards" / "funnel.json", {"kept": {split: {"by": _tokens(splits[split])} for split in SPLITS}})
+
+
+def _tokens(domains: dict[str, Any]) -> dict[str, Any]:
+    """Return a split's counts; every source has a domain and a license of its own."""
+    by: dict[str, Any] = {"source": {}, "domain": {}, "license": {}}
+    for source, (domain, expression) in SOURCES.items():
+        count = {name: domains[domain][name] for name in ("documents", "bytes", "tokens")}
+        for group, value in zip(by, (source, domain, expression), strict=True):
+            by[group][value] = count
+    return by
 
 
 def _report(kept: dict[str, Any]) -> dict[str, Any]:
