@@ -286,9 +286,7 @@ def test_languages_are_those_of_the_folders(made: Made) -> None:
 
 def test_what_is_asked_of_the_mixture_is_got(made: Made) -> None:
     domains = read_json(made.root / "out/pretrain/mixture.json")["domains"]
-    assert {each["domain"] for each in domains} == set(
-        made.manifest[name]["settings"]["domain"] for name in made.manifest
-    )
+    assert {each["domain"] for each in domains} == {made.manifest[name]["settings"]["domain"] for name in made.manifest}
     assert all(abs(each["difference"]) <= 512 for each in domains)
 
 
