@@ -20,6 +20,13 @@ settings.register_profile("busy", deadline=None)  # other work on a machine is n
 settings.load_profile("busy")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Count tests over several processes, which import torch and Megatron-Core each, to the end-to-end tier."""
+    for item in items:
+        if "two_processes" in getattr(item, "fixturenames", ()):
+            item.add_marker("e2e")
+
+
 @pytest.fixture(scope="session")
 def _made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run")

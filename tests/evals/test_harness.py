@@ -86,6 +86,7 @@ def test_an_absent_device_is_refused(model: "Model", tmp_path: Path) -> None:
         run(replace(model, device="cuda:99"), tmp_path, [], [], None)
 
 
+@pytest.mark.e2e  # the index of lm-eval's tasks takes ten seconds
 def test_groups_and_tags_stand_for_their_tasks_however_deep(tmp_path: Path) -> None:
     from evals.harness import leaves
 

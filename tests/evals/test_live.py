@@ -183,6 +183,7 @@ def write_generation(folder: Path) -> None:
     )
 
 
+@pytest.mark.e2e  # the index of lm-eval's tasks takes ten seconds
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [

@@ -132,9 +132,11 @@ def test_an_untrained_model_is_worse_than_the_compressors_and_guesses(evaluated:
         ({"device": "cuda:99"}, r"evaluate.device = 'cuda:99': torch finds cpu"),
         ({"documents": 1}, r"evaluate.documents = 1"),
         ({"batch_sise": 1}, r"evaluate.batch_sise is not a parameter"),
-        ({"tasks": ["ai2_arc"]}, "not checked against the data of arc_challenge, arc_easy, so"),
+        pytest.param(
+            {"tasks": ["ai2_arc"]}, "not checked against the data of arc_challenge, arc_easy, so", marks=pytest.mark.e2e
+        ),
         ({"uncovered_tasks": "skip"}, r"evaluate.uncovered_tasks = \"skip\""),
-        ({"tasks": ["nonesuch"]}, r"evaluate.tasks: lm-eval knows no 'nonesuch'"),
+        pytest.param({"tasks": ["nonesuch"]}, r"evaluate.tasks: lm-eval knows no 'nonesuch'", marks=pytest.mark.e2e),
         ({"include_path": "nowhere"}, r"evaluate.include_path = 'nowhere' is not a folder"),
         ({"continuation.context_bytes": 161}, r"context_bytes \+ choice_bytes = 257, over the 256 tokens"),
         ({"continuation.questions": 9999}, r"evaluate.continuation.questions = 9999"),

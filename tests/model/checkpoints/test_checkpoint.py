@@ -6,7 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,8 @@ def save_steps(folder: Path, *steps: int, apart: bool = False, rows: int = 8) ->
 
 def content(folder: Path) -> list[str]:
     """Return the names in a folder, once what was discarded there is gone."""
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and thread.daemon:
-            thread.join(0.5)
+    while any(folder.glob("*.discarded")):
+        time.sleep(0.01)
     return sorted(path.name for path in folder.iterdir())
 
 
