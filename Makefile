@@ -18,7 +18,7 @@ test: .venv/gguf  ## every test
 	python -m pytest $(PARALLEL) -m "not slow"
 
 test-unit: .venv/gguf  ## the fast tier
-	python -m pytest $(PARALLEL) -m "not e2e and not slow"
+	python -m pytest $(PARALLEL) -n 4 -m "not e2e and not slow"
 
 test-slow: .venv/installed  ## what `make test` leaves out
 	python -m pytest -m slow

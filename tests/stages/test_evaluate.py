@@ -70,6 +70,7 @@ def _digests(root: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.e2e
 def test_two_runs_in_two_places_give_the_same_bytes(evaluated: Path, elsewhere: Path) -> None:
     first, second = _digests(evaluated), _digests(elsewhere)
     assert first.pop("results.json") != second.pop("results.json")  # the benchmark

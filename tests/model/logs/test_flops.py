@@ -131,6 +131,7 @@ def measure(rank: int, store: str, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.e2e
 def test_the_peak_of_processes_is_the_sum_of_theirs_and_known_to_all(tmp_path: Path) -> None:
     spawn(measure, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
     (total, own), (other_total, other) = (torch.load(tmp_path / str(rank), weights_only=False) for rank in (0, 1))
