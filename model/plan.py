@@ -101,12 +101,13 @@ class Plan:
         return Step(step, stretch.phase, size, stretch.first_sample + before * size, tokens)
 
     def tokens_by_domain(self) -> dict[str, int]:
-        """Return the tokens of each domain by the shares, which each phase keeps to but for samples (`Blend`)."""
-        tokens: dict[str, float] = {}
+        """Return the tokens of each domain by the shares, in whole samples of each phase, as `Blend` draws them."""
+        tokens: dict[str, int] = {}
         for phase in self.phases:
             for domain, share in phase.blend.items():
-                tokens[domain] = tokens.get(domain, 0) + share * phase.samples * phase.seq_length
-        return {domain: round(count) for domain, count in sorted(tokens.items())}
+                samples = math.ceil(share * phase.samples - 1e-6)  # shares are rounded to binary fractions
+                tokens[domain] = tokens.get(domain, 0) + samples * phase.seq_length
+        return dict(sorted(tokens.items()))
 
     def batch_sizes(self) -> set[int]:
         """Return every global batch size of the run."""

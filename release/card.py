@@ -16,7 +16,7 @@ def render(root: Path) -> str:
     """Return README.md for the release at `root`; it depends on nothing but the release's other files."""
     known = facts.read(root)
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    environment.globals.update(count=_count, estimate=_estimate, flat=flat, refused=_refused, data=data)
+    environment.globals.update(count=_count, estimate=_estimate, flat=flat, data=data)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         vars(known),
@@ -42,7 +42,3 @@ def _count(number: int) -> str:
 def _estimate(entry: dict[str, float]) -> str:
     value = f"{entry['value']:.4f}"
     return f"{value} ± {entry['stderr']:.4f}" if "stderr" in entry else value
-
-
-def _refused(source: dict[str, Any]) -> int:
-    return sum(reason["documents"] for reason in source["refused"].values())

@@ -95,6 +95,9 @@ def tokens(root: Path) -> Iterator[str]:
         for group, counts in found.items():
             if stated_counts.get(split, {"by": {}})["by"].get(group) != counts:
                 yield f"data/tokens.json: {split} by {group} is not what data/documents/{split} adds up to"
+        total = sum(found["domain"].values(), Counter())
+        if any(stated_counts.get(split, {}).get(name) != total[name] for name in ("documents", "bytes", "tokens")):
+            yield f"data/tokens.json: {split} has other totals than data/documents/{split}"
 
 
 def admissions(root: Path) -> Iterator[str]:

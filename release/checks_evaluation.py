@@ -42,7 +42,10 @@ def coverage(root: Path) -> Iterator[str]:
     asked = stated["coverage"]["asked"]
     found = {"covered": covered(asked, checked), "uncovered_tasks": uncovered(asked, checked)}
     yield from _unequal("evaluation/results.json coverage", stated["coverage"], {"asked": asked, **found})
-    policy = read_yaml(root / "code" / "params.yaml")["evaluate"]["uncovered_tasks"]
+    settings = read_yaml(root / "code" / "params.yaml")["evaluate"]
+    if sorted(asked) != sorted(set(settings.get("tasks", ()))):
+        yield f"evaluation/results.json coverage: {sorted(asked)} are not evaluate.tasks of code/params.yaml"
+    policy = settings["uncovered_tasks"]
     if found["uncovered_tasks"] and policy != "admit":
         yield f"code/params.yaml: evaluate.uncovered_tasks = '{policy}', but some are: {found['uncovered_tasks']}"
 

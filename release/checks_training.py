@@ -18,13 +18,18 @@ Column = NDArray[np.int64]
 
 
 def log(root: Path) -> Iterator[str]:
-    """training/log.jsonl has every step of the plan but those that a guard left out, and ends as the metrics say."""
+    """training/log.jsonl has every step of the plan but those that a guard left out, and ends as the metrics say.
+
+    The log of a run that branched off a checkpoint begins after it.
+    """
     metrics, rows = read_json(root / "training" / "metrics.json"), _rows(root)
     plan, left_out = _plan(root), _left_out(rows)
+    start = _job(root).pretrain.start
+    first = rows[0]["step"] if start and start.kind == "checkpoint" else 1
     steps = [row["step"] for row in rows]
-    if steps != [step for step in range(1, plan.steps + 1) if step not in left_out]:
+    if steps != [step for step in range(first, plan.steps + 1) if step not in left_out]:
         yield (
-            f"training/log.jsonl: its {len(rows)} steps are not the 1 to {plan.steps} of training/run.json"
+            f"training/log.jsonl: its {len(rows)} steps are not the {first} to {plan.steps} of training/run.json"
             + (f" without {sorted(left_out)}" if left_out else "")
         )
         return

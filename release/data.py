@@ -12,6 +12,8 @@ from stages.curation.benchmarks import Manifest
 Record = dict[str, Any]
 REPOSITORY = "repository_license"
 """What a release admits to when it takes a repository's license file for the license of the texts."""
+GATE = "gate"
+"""The license gate in curation's funnel, as `stages.curation.trail` names it."""
 SPLITS = ("train", "validation", "test")
 
 
@@ -60,6 +62,25 @@ def by_license(groups: Iterable[Any]) -> list[Record]:
         }
         for license_, own in sorted(found.items())
     ]
+
+
+def taken(name: str, source: Record, curation: Record) -> int:
+    """Return how many documents of a source the license gate admitted, in the snapshot or in curation."""
+    if not source["settings"].get("by_reference", False):
+        documents: int = source["documents"]
+        return documents
+    steps = curation["funnel"]["by"]["source"].get(name, [])
+    return steps[0]["entered"]["documents"] - _gated(steps) if steps else 0
+
+
+def refused(name: str, source: Record, curation: Record) -> int:
+    """Return how many documents of a source the license gate refused, in the snapshot or in curation."""
+    in_snapshot: int = sum(reason["documents"] for reason in source["refused"].values())
+    return in_snapshot + _gated(curation["funnel"]["by"]["source"].get(name, []))
+
+
+def _gated(steps: list[Record]) -> int:
+    return sum(step["dropped"]["documents"] for step in steps if step["step"] == GATE)
 
 
 def languages(curation: Record) -> dict[str, Count]:

@@ -100,5 +100,9 @@ def whole(final: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    shutil.rmtree(final, ignore_errors=True)
+    old = final.with_name(f"{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)  # to remove it takes long, and half of it may not stay under its name
     partial.rename(final)
+    shutil.rmtree(old, ignore_errors=True)

@@ -69,9 +69,12 @@ class Manifest(Settings):
     """By name."""
 
     def benchmark_of(self, task: str) -> str | None:
-        """Return the first benchmark, by name, that says that it is the data of a task; None if none does."""
-        found = (name for name in sorted(self.benchmarks) if _names(self.benchmarks[name].tasks, task))
-        return next(found, None)
+        """Return the first benchmark, by name, that says that it is the data of a task; None if none does.
+
+        One of whose rows none is long enough to be found says nothing.
+        """
+        found = (name for name, each in sorted(self.benchmarks.items()) if each.rows > each.short_rows)
+        return next((name for name in found if _names(self.benchmarks[name].tasks, task)), None)
 
 
 def read_rows(name: str, benchmark: Benchmark) -> Iterator[Row]:

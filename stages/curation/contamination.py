@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # numpy takes too long to import for a check of params.yaml
 STEP = "contamination"
 CONTAMINATED = "contaminated"
 _SHOWN_CHARACTERS = 200
-_SHOWN_ROWS = 64
 
 
 class Finding(NamedTuple):
@@ -106,16 +105,24 @@ class Contamination(Settings):
 def coverage(chains: Iterable["Chain"]) -> Manifest:
     """Return the evaluation data that every chain checks its documents against, with the same settings.
 
-    What only some chains check does not count: documents of the others may hold it. Nor does it matter what a chain
-    does to what it finds; `Finding` tells that of each document.
+    What only some chains check does not count: documents of the others may hold it. Nor does what is checked before
+    texts are repaired: they may hold it afterwards. It does not matter what a chain does to what it finds; `Finding`
+    tells that of each document.
 
     Raises:
         UserError: As `Contamination.build`.
     """
-    steps = [[step for step in chain.steps if isinstance(step, Contamination)] for chain in chains]
+    steps = [list(_last_checks(chain)) for chain in chains]
     checked = [{item for step in own for item in step.benchmarks.items()} for own in steps]
     common = sorted(set.intersection(*checked), key=lambda item: item[0]) if checked else []
     return _manifest(dict(common), max(step.ngram for own in steps for step in own) if common else 0)
+
+
+def _last_checks(chain: "Chain") -> Iterator[Contamination]:
+    repairs = [position for position, step in enumerate(chain.steps) if step.step == "unicode"]
+    for step in chain.steps[max(repairs, default=0) :]:
+        if isinstance(step, Contamination):
+            yield step
 
 
 def _manifest(benchmarks: dict[str, Benchmark], ngram: int) -> Manifest:
@@ -132,13 +139,12 @@ def _manifest(benchmarks: dict[str, Benchmark], ngram: int) -> Manifest:
 
 
 def _findings(index: "Index", text: str, passages: "list[Passage]") -> Iterator[Finding]:
-    """Yield the first rows, each once, with the first passage of each."""
+    """Yield each row once, with the first passage of it."""
     first: dict[int, Passage] = {}
     for passage in passages:
         for row in passage.rows:
             first.setdefault(row, passage)
-    for row in list(first)[:_SHOWN_ROWS]:
-        passage = first[row]
+    for row, passage in first.items():
         shown = text[passage.start : min(passage.end, passage.start + _SHOWN_CHARACTERS)]
         yield Finding(*index.names[row], " ".join(shown.split()))
 

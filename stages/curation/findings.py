@@ -18,7 +18,8 @@ def findings(paths: Iterable[Path]) -> Iterator[dict[str, str]]:
     """Yield a row for each row of a benchmark that a document of the trail has a passage of.
 
     It says the `benchmark`, the `row`, the `passage`, the document, and what was done (`action`): the document was
-    dropped (`drop`), its passages cut out (`cut`), or it was left as it was (`tag`). Memory holds a row group.
+    dropped for it (`drop`) or later (`dropped_later`), its passages cut out (`cut`), or it was left as it was (`tag`).
+    Memory holds a row group.
     """
     for table in tables(paths, [*_DOCUMENT, "step", "edits", "tags"]):
         for entry in _found(table.combine_chunks()).to_pylist():
@@ -56,4 +57,6 @@ def _found(table: pa.Table) -> pa.Table:
 def _action(entry: dict[str, Any]) -> str:
     if entry["step"] == STEP:
         return "drop"
+    if entry["step"]:
+        return "dropped_later"
     return "cut" if STEP in entry["edits"] else "tag"

@@ -29,6 +29,8 @@ from stages.errors import UserError
 
 EXCERPT_CHARACTERS = 200
 KEPT, DROPPED = "kept", "dropped"
+_PRIVATE = ("opt_out", "pii")
+"""Steps whose dropped documents have no excerpt."""
 GATE = "gate"  # the license gate, as a step
 LANGUAGE = "language:"
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -80,7 +82,7 @@ def row(before: Document, outcome: Outcome) -> dict[str, Any]:
         "edits": [event.step for event in trail if event.edited],
         "edit_bytes": [event.bytes for event in trail if event.edited],
         "tags": tags,
-        **(_dropped(trail[-1].step, outcome.reason, before.text) if outcome.reason else {}),
+        **(_dropped(trail[-1].step, outcome.reason, after.text) if outcome.reason else {}),
     }
 
 
@@ -222,7 +224,9 @@ def gallery(paths: Sequence[Path], sample: int) -> Iterator[dict[str, Any]]:
 
 
 def _dropped(step: str, reason: str | None, text: str) -> dict[str, Any]:
-    return {"outcome": DROPPED, "step": step, "reason": reason, "excerpt": text[:EXCERPT_CHARACTERS]}
+    """Return what a row says of a dropped document; releases have excerpts, so none shows what must not be shown."""
+    excerpt = "" if step in _PRIVATE else text[:EXCERPT_CHARACTERS]
+    return {"outcome": DROPPED, "step": step, "reason": reason, "excerpt": excerpt}
 
 
 def _event(event: Event) -> dict[str, Any]:

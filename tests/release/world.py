@@ -187,7 +187,7 @@ def _corpus(out: Path) -> None:
     write_jsonl(out / "curate" / "dropped.jsonl", [{"reason": "length"}])
     tokenizer = {"sha256": sha256_file(out / "export" / "model" / "tokenizer.json")}
     write_json(out / "shards" / "index.json", {"tokenizer": tokenizer, "splits": splits})
-    write_json(out / "shards" / "funnel.json", {"kept": {split: {"by": _tokens(splits[split])} for split in SPLITS}})
+    write_json(out / "shards" / "funnel.json", {"kept": {split: _tokens(splits[split]) for split in SPLITS}})
 
 
 def _tokens(domains: dict[str, Any]) -> dict[str, Any]:
@@ -197,7 +197,8 @@ def _tokens(domains: dict[str, Any]) -> dict[str, Any]:
         count = {name: domains[domain][name] for name in ("documents", "bytes", "tokens")}
         for group, value in zip(by, (source, domain, expression), strict=True):
             by[group][value] = count
-    return by
+    totals = {name: sum(count[name] for count in by["source"].values()) for name in ("documents", "bytes", "tokens")}
+    return {**totals, "by": by}
 
 
 def _report(kept: dict[str, Any]) -> dict[str, Any]:
