@@ -43,7 +43,7 @@ def coverage(root: Path) -> Iterator[str]:
     found = {"covered": covered(asked, checked), "uncovered_tasks": uncovered(asked, checked)}
     yield from _unequal("evaluation/results.json coverage", stated["coverage"], {"asked": asked, **found})
     settings = read_yaml(root / "code" / "params.yaml")["evaluate"]
-    if sorted(asked) != sorted(set(settings.get("tasks", ()))):
+    if sorted(asked) != sorted(set(settings["tasks"])):
         yield f"evaluation/results.json coverage: {sorted(asked)} are not evaluate.tasks of code/params.yaml"
     policy = settings["uncovered_tasks"]
     if found["uncovered_tasks"] and policy != "admit":

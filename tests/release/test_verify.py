@@ -200,6 +200,29 @@ def test_tokens_that_the_documents_do_not_have_are_found(released: Path) -> None
     assert _found(released)["tokens"] == [message]
 
 
+def test_totals_that_the_documents_do_not_have_are_found(released: Path) -> None:
+    def more(tokens: Any) -> None:
+        tokens["kept"]["train"]["bytes"] += 1
+
+    _edit(released / "data" / "tokens.json", more)
+    _sealed(released)
+    assert _found(released)["tokens"] == ["data/tokens.json: train has other totals than data/documents/train"]
+
+
+def test_the_log_of_a_branch_begins_behind_its_checkpoint(released: Path) -> None:
+    log = released / "training" / "log.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[2:]))
+    _sealed(released)
+    assert "its 2 steps are not the 1 to 4" in _found(released)["training log"][0]
+
+    def branch(run: Any) -> None:
+        run["settings"]["pretrain"]["start"] = {"kind": "checkpoint", "path": "stable/step-00000002"}
+
+    _edit(released / "training" / "run.json", branch)
+    _sealed(released)
+    assert "training log" not in _found(released)
+
+
 def test_parameters_that_the_weights_do_not_have_are_found(released: Path) -> None:
     def more(metrics: Any) -> None:
         metrics["parameters"] += 1
@@ -276,10 +299,15 @@ def test_benchmarks_are_told_as_checked_only_if_curation_checked_them(released: 
         results["coverage"] = {"asked": {task: [task]}, "covered": covered, "uncovered_tasks": []}
         results["benchmarks"] = {task: {"version": 1, "metrics": {"acc,none": 0.5}}}
 
-    path = released / "evaluation" / "results.json"
+    path, params = released / "evaluation" / "results.json", released / "code" / "params.yaml"
     _edit(path, lambda results: ask("arc_easy", results))
     _sealed(released)
-    assert set(_found(released)) == {"graph record"}
+    assert _found(released)["coverage"] == [
+        "evaluation/results.json coverage: ['arc_easy'] are not evaluate.tasks of code/params.yaml"
+    ]
+    params.write_text(params.read_text().replace("tasks: []", "tasks: [arc_easy]"))
+    _sealed(released)
+    assert set(_found(released)) == {"graph record", "source"}  # where the parameters are others
     assert "| arc_easy | arc | acc,none | 0.5000 |" in (released / layout.CARD).read_text()
     _edit(path, lambda results: ask("piqa", results))
     _sealed(released)

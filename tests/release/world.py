@@ -81,7 +81,7 @@ def source(root: Path) -> None:
     params = {
         "snapshot": {"licenses": {"allow": ["MIT", "Python-2.0.1"]}},
         "curate": {"chains": {"code": {"steps": [{"step": "pii", "policies": {"email": "mask"}}]}}},
-        "evaluate": {"uncovered_tasks": "refuse"},
+        "evaluate": {"tasks": [], "uncovered_tasks": "refuse"},
         "pretrain": {"steps": 4, "optimizer": {"learning_rate": 1e-3}},
         "release": RELEASE,
         "publish": PUBLISH,
