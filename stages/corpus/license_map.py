@@ -16,16 +16,17 @@ _LINK = re.compile(r"https?://\S+")
 _CC_LINK = re.compile(r"creativecommons\.org/(?:licenses|publicdomain)/([a-z0-9+-]+)/(\d\.\d)(?:/([a-z]{2,3}))?(?=/|$)")
 _CC_WORDS = re.compile(r"(?:cc|creative commons)[ -](by(?:[ -](?:nc|nd|sa))*)[ -]v?(\d\.\d)(?:[ -]([a-z]{2,3}))?")
 _CC_NAMES = (  # the parts of a long name, as in "Attribution-NonCommercial-ShareAlike 4.0 International"
-    (re.compile(r"attribution"), "by"),
-    (re.compile(r"non[ -]?commercial"), "nc"),
-    (re.compile(r"no[ -]?deriv(?:ative)?s?"), "nd"),
-    (re.compile(r"share[ -]?alike"), "sa"),
+    (re.compile(r"attribution|\bby\b"), "by"),
+    (re.compile(r"non[ -]?commercial|\bnc\b"), "nc"),
+    (re.compile(r"no[ -]?deriv(?:ative)?s?(?: works)?|\bnd\b"), "nd"),
+    (re.compile(r"share[ -]?alike|\bsa\b"), "sa"),
 )
 _CC_LONG = re.compile(r"(?:creative commons )?(attribution[a-z -]*?)[ -]?v?(\d\.\d)(?: (?:international|unported))?")
-_CC_FILLER = frozenset(  # what may stand around a link beside the name of its license
+_CC_FILLER = frozenset(  # what may stand beside these parts
     {"cc", "creative", "commons", "license", "licence", "public", "domain", "zero", "mark", "dedication", "version"}
-    | {"universal", "international", "unported", "by", "nc", "nd", "sa", "1.0", "2.0", "2.5", "3.0", "4.0"}
+    | {"universal", "international", "unported", "1.0", "2.0", "2.5", "3.0", "4.0"}
 )
+_VERSION = re.compile(r"\d\.\d")
 _CC_DOMAIN = {"zero": "CC0", "mark": "CC-PDM"}
 
 
@@ -47,36 +48,52 @@ def of_words(words: str) -> License:
     if not terms.problem or not words.strip():
         return terms
     names = " ".join(words.lower().split()).strip("\"'. ")
-    found = _linked(names) or _creative_commons(names) or _names().get(_LINK.sub("", names).strip(" -"))
+    found = _linked(names) or _creative_commons(names) or _named(names)
     return stated(found) if found and not stated(found).problem else License(words, UNRECOGNIZED)
 
 
 def _linked(names: str) -> str | None:
     """Return the license of the one link, if the words around it are no more than its name, and the same."""
-    links = [found for link in _LINK.findall(names) if (found := _CC_LINK.search(link.rstrip(".,;)")))]
-    if len(links) != 1:
+    link, around = _link(names), _LINK.sub("", names)
+    if not link or not _is_all_known(around):
         return None
-    (link,), around = links, _LINK.sub("", names)
-    parts = _parts(around)
-    if parts and parts != link[1].split("-"):
-        return None
-    for pattern, _ in _CC_NAMES:
-        around = pattern.sub("", around)
-    if not _CC_FILLER.issuperset(re.findall(r"[^\s(),/-]+", around)):
+    parts, versions = _parts(around), _VERSION.findall(around)
+    if (parts and parts != link[1].split("-")) or not {link[2]}.issuperset(versions):
         return None
     return _identifier(*link.groups())
+
+
+def _link(names: str) -> re.Match[str] | None:
+    links = _LINK.findall(names)
+    return _CC_LINK.search(links[0].rstrip(".,;)")) if len(links) == 1 else None
 
 
 def _parts(name: str) -> list[str]:
     return [part for pattern, part in _CC_NAMES if pattern.search(name)]
 
 
+def _is_all_known(name: str) -> bool:
+    """Return whether a name has no words but parts and filler: another, as a misspelt one, may limit the license."""
+    for pattern, _ in _CC_NAMES:
+        name = pattern.sub(" ", name)
+    return _CC_FILLER.issuperset(re.findall(r"[^\s(),/-]+", name))
+
+
 def _creative_commons(names: str) -> str | None:
     if found := _CC_WORDS.fullmatch(names):
         return _identifier(*found.groups())
-    if found := _CC_LONG.fullmatch(names):
+    if (found := _CC_LONG.fullmatch(names)) and _is_all_known(found[1]):
         return _identifier("-".join(_parts(found[1])), found[2], None)
     return None
+
+
+def _named(names: str) -> str | None:
+    """Return the license of a name, unless the words link a Creative Commons license that is another."""
+    found = _names().get(_LINK.sub("", names).strip(" -"))
+    if "creativecommons.org" not in names:
+        return found
+    link = _link(names)
+    return found if link and _identifier(*link.groups()) == found else None
 
 
 def _identifier(code: str, version: str, port: str | None) -> str:

@@ -139,6 +139,7 @@ def _host(url: str) -> str:
 
 def _parts(url: str) -> SplitResult:
     """Return the parts of an address; one without a scheme begins with its host."""
+    url = url.strip()
     return urlsplit(url if _SCHEME.match(url) else f"//{url}")
 
 

@@ -49,8 +49,9 @@ def _license(source: Texts, columns: Mapping[str, Any], origin: str) -> License:
 
 
 def _address(source: Texts, origin: str) -> str:
-    """Return the address of a file that is one text, if the source has it from there."""
-    return source.files[origin].url if isinstance(source, UrlSource) and origin in source.files else ""
+    """Return the address of a file that is one text, if the source has it from there; a path of a machine is none."""
+    url = source.files[origin].url if isinstance(source, UrlSource) and origin in source.files else ""
+    return "" if url.lower().startswith("file:") else url
 
 
 def _fact(column: str | None, default: str, columns: Mapping[str, Any], origin: str) -> str:

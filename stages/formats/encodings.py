@@ -16,6 +16,8 @@ _MARKS = (
 )
 _XML = re.compile(rb"""^\s*<\?xml[^>]*?\bencoding\s*=\s*["']([A-Za-z0-9._:-]+)""")
 _META = re.compile(rb"""<meta\b[^>]*?\bcharset\s*=\s*["']?\s*([A-Za-z0-9._:-]+)""", re.IGNORECASE)
+_ASCII = b"+AGE-"  # UTF-16, UTF-32, EBCDIC and UTF-7, where it is an "a", read something else in it
+_NOTATIONS = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape"})  # Python's, of names and literals
 _HEAD_BYTES = 1024  # where HTML's `prescan` looks for a declaration
 _WEB = {"iso8859-1": "cp1252", "ascii": "cp1252"}  # what these names mean in HTML (WHATWG Encoding, section 4.2)
 _UTF_8 = ("utf-8", "utf-8-sig")
@@ -45,12 +47,15 @@ def encoding_of(data: bytes) -> str:
 
 
 def declared_in(data: bytes) -> str | None:
-    """Return the encoding that an XML declaration or an HTML `meta` names, by Python's name, or None."""
+    """Return the encoding that an XML declaration or an HTML `meta` names, by Python's name, or None.
+
+    One that is not written in ASCII's bytes is None, as it is here: the declaration itself was read as ASCII.
+    """
     head = data[:_HEAD_BYTES]
     if found := _XML.search(head):
-        return _known(found[1])
+        return _extending_ascii(found[1])
     if found := _META.search(head):
-        encoding = _known(found[1])
+        encoding = _extending_ascii(found[1])
         return _WEB.get(encoding, encoding) if encoding else None
     return None
 
@@ -59,18 +64,19 @@ def known(label: str) -> str | None:
     """Return Python's name of an encoding of text, or None if Python has no such one."""
     try:
         found = codecs.lookup(label)
-        b"".decode(label)  # refuses a codec that is none of text, such as `hex`
+        "a".encode(label)  # refuses a codec that is none of text, such as `hex`
     except (LookupError, ValueError):
         return None
-    return found.name
+    return None if found.name in _NOTATIONS else found.name
 
 
 def _marked(data: bytes) -> str | None:
     return next((encoding for mark, encoding in _MARKS if data.startswith(mark)), None)
 
 
-def _known(label: bytes) -> str | None:
-    return known(label.decode("ascii"))
+def _extending_ascii(label: bytes) -> str | None:
+    encoding = known(label.decode("ascii"))
+    return encoding if encoding and _ASCII.decode(encoding, "replace") == _ASCII.decode("ascii") else None
 
 
 def _stated(data: bytes, name: str, options: Options) -> tuple[str, str] | None:
@@ -78,7 +84,9 @@ def _stated(data: bytes, name: str, options: Options) -> tuple[str, str] | None:
     if not fitting:
         return None
     if (encoding := known(fitting[-1])) is None:
-        raise UserError(f"formats.encodings has '{fitting[-1]}', which Python does not know. Correct it.")
+        raise UserError(
+            f"formats.encodings has '{fitting[-1]}', which Python does not know as an encoding of text. Correct it."
+        )
     try:
         return data.decode("utf-8-sig" if encoding == "utf-8" else encoding), encoding
     except UnicodeDecodeError as error:

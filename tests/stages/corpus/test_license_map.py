@@ -27,6 +27,11 @@ LINK = "https://creativecommons.org/licenses"
             "CC0-1.0",
         ),
         ("Creative Commons Attribution-NonCommercial-ShareAlike 4.0 International", "CC-BY-NC-SA-4.0"),
+        ("Attribution-NC 4.0", "CC-BY-NC-4.0"),
+        ("Attribution-NC-SA 4.0 International", "CC-BY-NC-SA-4.0"),
+        ("Attribution-NonCommercial-No Derivative Works 3.0 Unported", "CC-BY-NC-ND-3.0"),
+        (f"CC BY-NC 4.0 ({LINK}/by-nc/4.0/)", "CC-BY-NC-4.0"),
+        ("CC0 https://creativecommons.org/publicdomain/zero/1.0/", "CC0-1.0"),
         ("Apache 2 License - https://www.apache.org/licenses/LICENSE-2.0", "Apache-2.0"),
         ("Community Data License Agreement - Permissive 1.0 - https://cdla.dev/", "CDLA-Permissive-1.0"),
         ("CC0-1.0 OR LicenseRef-PD", "CC0-1.0 OR LicenseRef-PD"),
@@ -47,6 +52,15 @@ def test_a_name_of_one_license_is_its_expression(words: str, expression: str) ->
         f"Creative Commons - Attribution Share-Alike - {LINK}/by/4.0/",
         f"All rights reserved except what is under {LINK}/by/4.0/",
         f"{LINK}/by/4.0/ {LINK}/by-nc/4.0/",
+        f"{LINK}/by/4.0/ {LINK}/by-nc/",
+        "Attribution NonCommerical 4.0",
+        "Attribution for non profit use 4.0",
+        "Creative Commons Attribution-NonComercial-ShareAlike 4.0 International",
+        f"CC BY-NC 4.0 {LINK}/by/4.0/",
+        f"CC BY 3.0 {LINK}/by/4.0/",
+        f"MIT License {LINK}/by-nc/4.0/",
+        f"MIT License {LINK}/by-nc/",
+        f"apache license 2.0 - {LINK}/by-nc-nd/4.0/",
     ],
 )
 def test_what_leaves_a_choice_is_refused_with_its_words(words: str) -> None:
@@ -69,6 +83,7 @@ def test_an_empty_cell_is_missing_and_a_number_is_an_error() -> None:
         ("ODbL-1.0 AND CC-BY-NC-4.0", ("copyleft", "share_alike", "non_commercial")),
         ("MIT OR GPL-2.0-only", ()),
         ("CC-BY-SA-3.0 OR GFDL-1.3-or-later", ("copyleft", "share_alike")),
+        ("NCGL-UK-2.0 AND SSPL-1.0", ("copyleft", "non_commercial")),
     ],
 )
 def test_flags_say_what_every_choice_asks(expression: str, expected: tuple[str, ...]) -> None:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from stages.corpus import opt_outs
 from stages.corpus.documents import Document
+from stages.corpus.sources import UrlSource
+from stages.corpus.texts import of_file
 from stages.curation.opt_out import OptOut
 from stages.curation.step import KEEP
 from stages.errors import UserError
@@ -202,6 +204,7 @@ def test_a_row_that_is_no_robots_file_is_named(line: str, tmp_path: Path) -> Non
         ("https://example.org:443/a", "example.org/a"),
         ("https://example.org./a", "https://EXAMPLE.org/a#top"),
         ("https://example.org/a/*", "https://example.org/a/b?c=/d"),
+        ("https://example.org/a", " \n https://example.org/a "),
     ],
 )
 def test_spellings_of_one_address_are_the_same(entry: str, url: str, tmp_path: Path) -> None:
@@ -212,6 +215,16 @@ def test_spellings_of_one_address_are_the_same(entry: str, url: str, tmp_path: P
 def test_an_address_that_is_none_is_on_no_list(url: str) -> None:
     listed = {"example.org", "example.org/*", "example.org/"}
     assert listed.isdisjoint([*opt_outs.addresses_above(f"http://[{url}"), *opt_outs.domains_above(f"http://[{url}")])
+
+
+@pytest.mark.parametrize(
+    ("pinned", "url"), [("https://a.example/x", "https://a.example/x"), ("file:///home/ada/x", "")]
+)
+def test_a_document_has_the_address_of_its_file_but_no_path_of_a_machine(pinned: str, url: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    files = {"a.txt": {"url": pinned, "sha256": "0" * 64}}
+    source = validate("s", UrlSource, {"kind": "url", "domain": "prose", "license": "MIT", "files": files}, "test")
+    assert [each.url for each in of_file(source, tmp_path / "a.txt", "a.txt")] == [url]
 
 
 @pytest.mark.parametrize("names", ["Ada Lovelace; Charles Babbage", "Charles Babbage and ADA LOVELACE", "Ada Lovelace"])

@@ -47,6 +47,19 @@ def test_a_declaration_in_html_is_believed_as_browsers_do() -> None:
 
 
 @pytest.mark.parametrize(
+    "declared", ["utf-16", "UTF-16LE", "utf-32", "utf-7", "cp037", "unicode_escape", "idna", "hex"]
+)
+@pytest.mark.parametrize("head", ['<meta charset="{}">', '<?xml version="1.0" encoding="{}"?>'])
+@pytest.mark.parametrize("end", ["", " "])
+def test_a_declaration_that_could_not_be_read_in_its_own_encoding_is_passed_over(
+    head: str, declared: str, end: str
+) -> None:
+    page = f"{head.format(declared)}<html><body><p>café +AGE- \\n</p></body></html>{end}"
+    (row,) = rows(page.encode(), "a.html", html="whole")
+    assert (row.text, row.encoding) == ("café +AGE- \\n", "utf-8")
+
+
+@pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"ab\xff", r"'a\.txt' is not UTF-8, and its encoding can not be told \(candidates: .+`exclude`"),
@@ -61,7 +74,11 @@ def test_what_can_not_be_decided_is_an_error(data: bytes, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "message"),
-    [("klingon", "'klingon', which Python does not know"), ("ascii", "not valid ascii at byte")],
+    [
+        ("klingon", "'klingon', which Python does not know"),
+        ("hex", "'hex', which Python does not know"),
+        ("ascii", "not valid ascii at byte"),
+    ],
 )
 def test_a_wrong_statement_is_an_error(encoding: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
