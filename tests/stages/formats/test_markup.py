@@ -111,6 +111,50 @@ Let \emph{every} na\"{\i}ve set~$A \subseteq B$ be as in \cite{a}; see \href{htt
     assert "A ⊆ B" in text(source, "a.tex", latex_math="text")
 
 
+@pytest.mark.parametrize(
+    ("source", "printed"),
+    [
+        (r"Call \verb|print(x)| now.", "Call print(x) now."),
+        (r"Call \verb*!print(x)! or \verb|*|.", "Call print(x) or *."),
+        (r"A \begin{verbatim}print(1)\end{verbatim} B", "A print(1) B"),
+        (r"a \texttt{abc} d", "a abc d"),
+        (r"a \texttt{x\_y \emph{z}} d", "a x_y z d"),
+        (r"\begin{lstlisting}x = {1}  % c\end{lstlisting}", "x = {1}  % c"),
+        ("\\begin{lstlisting}[caption={[a]b}, language=C]\nx[0] = 1;\n\\end{lstlisting}", "x[0] = 1;"),
+        ("\\begin{minted}[linenos]{python}\nx = {}\n\\end{minted}", "x = {}"),
+        (r"\begin{Verbatim}[fontsize=\small]a \b % c\end{Verbatim}", r"a \b % c"),
+        (r"\begin{verbatim}[a] $b$\end{verbatim}", "[a] $b$"),
+        (r"A \begin{lstlisting}x = {1}", "A x = {1}"),
+        (r"see \eqref{x}\autoref{y}\cref{z}\includegraphics[width=1cm]{a}.", "see ."),
+        (r"\textsf{a}\textup{b}\textmd{c}\mbox{d}", "abcd"),
+        ("A \\verb|b c\n\nd", "A |b c\n\nd"),
+        (r"A \verb", "A"),
+    ],
+)
+def test_latex_keeps_code_and_prints_no_placeholder(source: str, printed: str) -> None:
+    assert text(source.encode(), "a.tex") == printed
+    whole = f"\\begin{{document}}{source}\\end{{document}} after"
+    assert text(whole.encode(), "a.tex").startswith(printed)
+
+
+@pytest.mark.parametrize(
+    ("source", "printed"),
+    [
+        ("% put text between \\begin{document} and \\end{document}\n\\title{x}\\begin{document}Text.", "Text."),
+        ("\\begin{document}Intro. % \\end{document}\nChapter two is long.", "Intro. Chapter two is long."),
+        (r"\begin{document}Write \verb|\end{document}| at the end. More.", r"Write \end{document} at the end. More."),
+        (r"\begin{document}Write \verb|\end{document}|.\end{document} after", r"Write \end{document}."),
+        (r"\begin{document}\begin{lstlisting}%\end{document}\end{lstlisting}A\end{document}B", r"%\end{document}A"),
+        (r"\begin{document}5\% of\end{document} after \end{document}", "5% of"),
+        (r"\begin{document}at \url{http://a.b/%20} here\end{document} after", "at <http://a.b/%20> here"),
+        (r"\newcommand{\x}{y}\begin {document}Text.\end {document} after", "Text."),
+        ("% \\begin{document}\nText.", "Text."),
+    ],
+)
+def test_latex_is_cut_where_the_document_begins_and_ends(source: str, printed: str) -> None:
+    assert " ".join(text(source.encode(), "a.tex").split()) == printed
+
+
 def test_a_chapter_in_latex_keeps_its_prose() -> None:
     path = shared("corpus") / "scientific/openlogic/first-order-logic/beyond/second-order-logic.tex"
     found = text(path.read_bytes(), "a.tex")
