@@ -9,7 +9,7 @@ CHECKED = Manifest(
     benchmarks={
         "mmlu": Checked(sha256="0" * 64, tasks=("mmlu_*",), rows=14042, short_rows=12),
         "arc": Checked(sha256="1" * 64, tasks=("arc_easy",), rows=2376, short_rows=0),
-        "blimp": Checked(sha256="2" * 64, tasks=("blimp",), rows=67000, short_rows=67000),
+        "blimp": Checked(sha256="2" * 64, tasks=("blimp",), rows=67000, short_rows=66000),
     },
 )
 NOTHING = Manifest(ngram=0, benchmarks={})

@@ -111,6 +111,14 @@ def test_a_run_that_repeats_a_domain_over_all_phases_more_than_its_cap_is_refuse
         check_epochs(MODEL, pretrain(phases=CAPPED, max_epochs=caps), {"code": 3200, "prose": 384})
 
 
+def test_a_small_share_of_many_phases_counts_in_whole_samples() -> None:
+    blend = {"code": 0.99, "prose": 0.01}
+    many = pretrain(phases={f"p{number}": phase(256, 1, blend=blend) for number in range(6)}, max_epochs={"default": 1})
+    assert Plan(MODEL, many).tokens_by_domain()["prose"] == 6 * MODEL.seq_length
+    with pytest.raises(UserError, match=f"on {6 * MODEL.seq_length} tokens of 'prose'"):
+        check_epochs(MODEL, many, {"code": 10**6, "prose": 6 * MODEL.seq_length - 1})
+
+
 def test_the_final_model_has_the_longest_context_and_the_last_rotary_base() -> None:
     more = {"main": phase(640, 2), "long": phase(640, 1, seq_length=256, rotary_base=1e6), "end": phase(64, 1)}
     model = final_model(MODEL, pretrain(phases=more, micro_batch_size=1))

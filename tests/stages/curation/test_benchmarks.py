@@ -69,8 +69,9 @@ def test_tasks_are_covered_by_name_or_pattern() -> None:
     checked = {
         "mmlu": Checked(sha256="0", tasks=("mmlu", "mmlu_*"), rows=1, short_rows=0),
         "arc": Checked(sha256="1", tasks=("arc_easy",), rows=1, short_rows=0),
+        "blimp": Checked(sha256="2", tasks=("blimp",), rows=9, short_rows=9),  # none of them could be found
     }
     manifest = Manifest(ngram=13, benchmarks=checked)
-    tasks = ["arc_challenge", "mmlu_anatomy", "arc_easy", "mmlu"]
-    assert [manifest.benchmark_of(task) for task in tasks] == [None, "mmlu", "arc", "mmlu"]
+    tasks = ["arc_challenge", "mmlu_anatomy", "arc_easy", "mmlu", "blimp"]
+    assert [manifest.benchmark_of(task) for task in tasks] == [None, "mmlu", "arc", "mmlu", None]
     assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest

@@ -11,6 +11,7 @@ from stages.curation.benchmarks import Benchmark, Manifest
 from stages.curation.chain import Chain
 from stages.curation.contamination import CONTAMINATED, Contamination, Finding, coverage
 from stages.curation.step import KEEP, Verdict
+from stages.curation.unicode import Unicode
 from stages.errors import UserError
 from stages.files import sha256_tree
 from tests.shared import shared
@@ -85,6 +86,12 @@ def test_the_coverage_says_what_was_checked(benchmarks: dict[str, Benchmark]) ->
     assert (manifest.ngram, checked.rows, checked.short_rows) == (13, 2, 1)
     assert checked.sha256 == benchmarks["speeches"].sha256
     assert [manifest.benchmark_of(task) for task in ("speeches_1863", "essays")] == ["speeches", None]
+
+
+def test_what_is_checked_before_texts_are_repaired_is_not_covered(benchmarks: dict[str, Benchmark]) -> None:
+    repair, check = Unicode(step="unicode", mojibake=True, controls=True, normalization=None), checks(benchmarks)
+    assert coverage([Chain(steps=(repair, check))]).benchmarks
+    assert not coverage([Chain(steps=(check, repair))]).benchmarks
 
 
 def test_what_only_one_chain_checks_is_not_covered(benchmarks: dict[str, Benchmark]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from stages.curation import trail
-from stages.curation.chain import BuiltChain, Event
+from stages.curation.chain import BuiltChain, Event, Outcome
 from stages.curation.step import KEEP, Verdict, each_text
 from stages.errors import UserError
 from tests.stages.curation.world import document
@@ -120,6 +120,13 @@ def test_the_gallery_has_the_smallest_ids_of_each_reason_whatever_the_order(tmp_
     assert [entry["id"] for entry in galleries[0]] == sorted(each.id for each in documents)[:5]
     assert galleries[0][0]["excerpt"].startswith("short ")
     assert galleries[0][0]["events"][0]["numbers"] == {"words": 2.0}
+
+
+def test_no_excerpt_shows_what_was_masked_or_asked_to_be_left_out() -> None:
+    read, masked = document("Write to jane@mail.org", "1"), document("Write to [EMAIL]", "1")
+    for step, excerpt in (("length", "Write to [EMAIL]"), ("pii", ""), ("opt_out", "")):
+        outcome = Outcome(masked, [Event(step, "some_reason", {}, False, ())])
+        assert trail.row(read, outcome)["excerpt"] == excerpt
 
 
 def test_rows_come_back_as_they_were_and_equal_rows_are_equal_bytes(stored: list[Path], tmp_path: Path) -> None:
